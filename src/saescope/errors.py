@@ -1,0 +1,63 @@
+"""The one exception family.
+
+Every message is one line that says what is wrong, where, and what to do; the command line prints it as it stands.
+`UsageError` is for what the person typed (exit code 2), everything else is a failure (exit code 1).
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class SaescopeError(Exception):
+    """Anything saescope refuses or fails at, in one line a person can act on."""
+
+    exit_code = 1
+
+
+class UsageError(SaescopeError):
+    """An option, name or combination that cannot work, whatever the data."""
+
+    exit_code = 2
+
+
+class AssetError(SaescopeError):
+    """A demo model or text could not be fetched, verified or converted."""
+
+
+class ModelError(SaescopeError):
+    """A language model could not be loaded or run as asked."""
+
+
+class EditNeverFired(ModelError):
+    """An edit was given, the run ended, and the edit had touched nothing."""
+
+
+class TextError(SaescopeError):
+    """A corpus is missing, empty, unreadable or too short."""
+
+
+class StoreError(SaescopeError):
+    """An activation store is missing, incomplete, damaged or of another run."""
+
+
+class CoderError(SaescopeError):
+    """A sparse coder's files or shapes are wrong for what was asked."""
+
+
+class TrainingError(SaescopeError):
+    """A training run cannot start, go on or be resumed."""
+
+
+class OccupiedError(SaescopeError):
+    """The output folder holds something else that would be lost."""
+
+
+def nearest(name: str, candidates: Iterable[str], n: int = 3) -> str:
+    """A trailing hint naming the closest of `candidates`, e.g. `"; nearest: resid_post.14, resid_pre.14"`.
+
+    Empty when nothing is close, so that it can always be appended.
+    """
+    close = difflib.get_close_matches(name, list(candidates), n=n, cutoff=0.5)
+    return f"; nearest: {', '.join(close)}" if close else ""
