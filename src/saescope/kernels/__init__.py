@@ -1,0 +1,8 @@
+"""The few hot operations: one meaning each (`reference`), chosen at run time (`dispatch`), differentiable (`autograd`)."""
+
+from saescope.kernels.autograd import decode_from, encode_on
+from saescope.kernels.dispatch import IMPLEMENTATIONS, VARIABLE, active, using
+from saescope.kernels.operations import Kernels
+from saescope.kernels.support import Support
+
+__all__ = ["IMPLEMENTATIONS", "VARIABLE", "Kernels", "Support", "active", "decode_from", "encode_on", "using"]

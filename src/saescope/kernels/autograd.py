@@ -1,0 +1,84 @@
+"""The sparse operations as differentiable functions: exact gradients on the chosen support.
+
+The support is a constant of the step (choosing is piecewise constant), so these are the true derivatives of encode and
+decode with the support held fixed, as the dense reference's autograd gives them.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from saescope.kernels import dispatch
+from saescope.kernels.support import Support
+
+
+class _Encode(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, shift: Tensor | None, weight: Tensor, bias: Tensor, support: Support) -> Tensor:
+        kernels = dispatch.active()
+        centred = x if shift is None else x - shift
+        pre = kernels.sampled_product(support, centred, weight) + bias[support.indices]
+        values = pre.relu()
+        ctx.save_for_backward(centred, weight, values)
+        ctx.support, ctx.shifted = support, shift is not None
+        return values
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        (grad,) = grads
+        kernels = dispatch.active()
+        centred, weight, values = ctx.saved_tensors
+        support: Support = ctx.support
+        needs_x, needs_shift, needs_weight, needs_bias, _ = ctx.needs_input_grad
+        grad = grad * (values > 0)
+        d_x = kernels.decode(support, grad, weight) if needs_x else None
+        d_weight = kernels.weight_gradient(support, grad, centred) if needs_weight else None
+        d_bias = kernels.latent_sum(support, grad) if needs_bias or (needs_shift and ctx.shifted) else None
+        d_shift = None
+        if needs_shift and ctx.shifted:
+            # Summed over the batch first: a vector times the encoder, not another product over all tokens.
+            assert d_bias is not None
+            d_shift = -(d_bias @ weight)
+        return d_x, d_shift, d_weight, d_bias if needs_bias else None, None
+
+
+class _Decode(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, values: Tensor, weight: Tensor, support: Support) -> Tensor:
+        ctx.save_for_backward(values, weight)
+        ctx.support = support
+        return dispatch.active().decode(support, values, weight)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        grad = grads[0].contiguous()
+        kernels = dispatch.active()
+        values, weight = ctx.saved_tensors
+        needs_values, needs_weight, _ = ctx.needs_input_grad
+        d_values = kernels.sampled_product(ctx.support, grad, weight) if needs_values else None
+        d_weight = kernels.weight_gradient(ctx.support, values, grad) if needs_weight else None
+        return d_values, d_weight, None
+
+
+def encode_on(
+    support: Support,
+    x: Float[Tensor, "tokens d_in"],
+    weight: Float[Tensor, "latents d_in"],
+    bias: Float[Tensor, "latents"],
+    shift: Float[Tensor, "d_in"] | None = None,
+) -> Float[Tensor, "nnz"]:
+    """relu((x - shift) · weightᵀ + bias) at the support. Differentiable in x, shift, weight and bias."""
+    values: Tensor = _Encode.apply(x, shift, weight, bias, support)  # type: ignore[no-untyped-call]
+    return values
+
+
+def decode_from(
+    support: Support, values: Float[Tensor, "nnz"], weight: Float[Tensor, "latents d_out"]
+) -> Float[Tensor, "rows d_out"]:
+    """Σ values · weight rows, per row of the support. Differentiable in values and weight."""
+    out: Tensor = _Decode.apply(values, weight, support)  # type: ignore[no-untyped-call]
+    return out

@@ -1,0 +1,69 @@
+"""The contract that every implementation of the hot operations fulfils. `reference` is its definition."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from saescope.kernels.support import Support
+
+
+class Kernels(Protocol):
+    """A module with these functions. C is the [rows, latents] matrix with `values` at the support, zero elsewhere."""
+
+    @property
+    def name(self) -> str: ...
+
+    def decode(
+        self, support: Support, values: Float[Tensor, "nnz"], weight: Float[Tensor, "latents d"]
+    ) -> Float[Tensor, "rows d"]:
+        """C @ weight."""
+
+    def sampled_product(
+        self, support: Support, left: Float[Tensor, "rows d"], right: Float[Tensor, "latents d"]
+    ) -> Float[Tensor, "nnz"]:
+        """The entries of left @ rightᵀ at the support."""
+
+    def weight_gradient(
+        self, support: Support, values: Float[Tensor, "nnz"], rows: Float[Tensor, "rows d"]
+    ) -> Float[Tensor, "latents d"]:
+        """Cᵀ @ rows."""
+
+    def latent_sum(self, support: Support, values: Float[Tensor, "nnz"]) -> Float[Tensor, "latents"]:
+        """Column sums of C."""
+
+    def select_batch_topk(
+        self,
+        x: Float[Tensor, "tokens d"],
+        weight: Float[Tensor, "latents d"],
+        bias: Float[Tensor, "latents"],
+        count: int,
+        *,
+        dtype: torch.dtype | None = None,
+    ) -> Support:
+        """The `count` largest positive pre-activations of the batch, chosen in `dtype` (default: x's own)."""
+
+    def select_topk(
+        self,
+        x: Float[Tensor, "tokens d"],
+        weight: Float[Tensor, "latents d"],
+        bias: Float[Tensor, "latents"],
+        k: int,
+        *,
+        dtype: torch.dtype | None = None,
+    ) -> Support:
+        """The `k` largest positive pre-activations of each token."""
+
+    def select_threshold(
+        self,
+        x: Float[Tensor, "tokens d"],
+        weight: Float[Tensor, "latents d"],
+        bias: Float[Tensor, "latents"],
+        threshold: Float[Tensor, "latents"],
+        *,
+        dtype: torch.dtype | None = None,
+    ) -> Support:
+        """Every pre-activation above its latent's threshold and above zero."""

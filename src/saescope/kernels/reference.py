@@ -1,0 +1,103 @@
+"""The hot operations, as definitions: dense torch, one line of mathematics each.
+
+Slow and memory-hungry on purpose. Every other implementation is tested against this one.
+`C` is the [rows, latents] matrix with `values` at the support and zeros elsewhere.
+"""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from saescope.kernels.support import Support
+
+name = "reference"
+
+
+def densify(support: Support, values: Float[Tensor, "nnz"]) -> Float[Tensor, "rows latents"]:
+    """C itself."""
+    dense = torch.zeros(support.n_rows, support.n_latents, dtype=values.dtype, device=values.device)
+    dense[support.rows, support.indices] = values
+    return dense
+
+
+def decode(
+    support: Support, values: Float[Tensor, "nnz"], weight: Float[Tensor, "latents d"]
+) -> Float[Tensor, "rows d"]:
+    """C @ weight."""
+    return densify(support, values) @ weight
+
+
+def sampled_product(
+    support: Support, left: Float[Tensor, "rows d"], right: Float[Tensor, "latents d"]
+) -> Float[Tensor, "nnz"]:
+    """The entries of left @ rightᵀ at the support: pre-activations of chosen latents, or the values' gradient."""
+    return (left @ right.T)[support.rows, support.indices]
+
+
+def weight_gradient(
+    support: Support, values: Float[Tensor, "nnz"], rows: Float[Tensor, "rows d"]
+) -> Float[Tensor, "latents d"]:
+    """Cᵀ @ rows."""
+    return densify(support, values).T @ rows
+
+
+def latent_sum(support: Support, values: Float[Tensor, "nnz"]) -> Float[Tensor, "latents"]:
+    """The column sums of C: the gradient of a per-latent bias."""
+    return densify(support, values).sum(0)
+
+
+def _pre(
+    x: Float[Tensor, "tokens d"], weight: Float[Tensor, "latents d"], bias: Float[Tensor, "latents"]
+) -> Float[Tensor, "tokens latents"]:
+    return x @ weight.T + bias
+
+
+def _from_mask(chosen: Tensor) -> Support:
+    rows, indices = chosen.nonzero(as_tuple=True)
+    return Support.from_rows(rows, indices, chosen.shape[0], chosen.shape[1])
+
+
+def select_batch_topk(
+    x: Float[Tensor, "tokens d"],
+    weight: Float[Tensor, "latents d"],
+    bias: Float[Tensor, "latents"],
+    count: int,
+    *,
+    dtype: torch.dtype | None = None,
+) -> Support:
+    """The `count` largest positive pre-activations of the whole batch (all of the positive ones if fewer)."""
+    pre = _pre(x, weight, bias)
+    flat = pre.flatten()
+    count = min(count, flat.numel())
+    chosen = torch.zeros_like(flat, dtype=torch.bool)
+    chosen[flat.topk(count).indices] = True
+    return _from_mask(chosen.view_as(pre) & (pre > 0))
+
+
+def select_topk(
+    x: Float[Tensor, "tokens d"],
+    weight: Float[Tensor, "latents d"],
+    bias: Float[Tensor, "latents"],
+    k: int,
+    *,
+    dtype: torch.dtype | None = None,
+) -> Support:
+    """The `k` largest positive pre-activations of each token."""
+    pre = _pre(x, weight, bias)
+    chosen = torch.zeros_like(pre, dtype=torch.bool)
+    chosen.scatter_(1, pre.topk(min(k, pre.shape[1]), dim=1).indices, True)
+    return _from_mask(chosen & (pre > 0))
+
+
+def select_threshold(
+    x: Float[Tensor, "tokens d"],
+    weight: Float[Tensor, "latents d"],
+    bias: Float[Tensor, "latents"],
+    threshold: Float[Tensor, "latents"],
+    *,
+    dtype: torch.dtype | None = None,
+) -> Support:
+    """Every pre-activation above its latent's threshold and above zero."""
+    return _from_mask(_pre(x, weight, bias) > threshold.clamp(min=0))
