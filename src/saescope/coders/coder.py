@@ -1,0 +1,148 @@
+"""SparseCoder: one class for every architecture, in training and in use."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from saescope.coders.architecture import Architecture
+from saescope.coders.codes import Codes
+from saescope.coders.metadata import CoderMetadata, Slice
+from saescope.errors import CoderError
+from saescope.kernels import Support, decode_from, encode_on
+
+
+class SparseCoder(nn.Module):
+    """Reads hook points, writes hook points, through an overcomplete sparse layer.
+
+        f = σ((x - b_dec) · W_enc + b_enc)      x - b_dec only where `apply_b_dec_to_input` (SAEs, not transcoders)
+        x̂ = f · W_dec + b_dec (+ x · W_skipᵀ)
+
+    σ is the architecture's choice of latents. Several points are one concatenated vector, cut by `reads` and `writes`.
+
+    Shapes: W_enc [d_in, d_sae], b_enc [d_sae], W_dec [d_sae, d_out], b_dec [d_out], W_skip [d_out, d_in] or None.
+    The encoder is kept as `W_enc_rows` [d_sae, d_in], one latent's weights contiguous, because the sparse kernels read it by
+    latent; `W_enc` is its transposed view.
+
+    A coder from `saescope.load` works on raw activations: whatever normalisation it was trained with is folded in.
+    """
+
+    W_skip: nn.Parameter | None
+
+    def __init__(
+        self,
+        architecture: Architecture,
+        reads: Sequence[Slice],
+        writes: Sequence[Slice],
+        *,
+        skip: bool = False,
+        apply_b_dec_to_input: bool | None = None,
+        dtype: torch.dtype = torch.float32,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        super().__init__()
+        self.architecture = architecture
+        self.reads, self.writes = tuple(reads), tuple(writes)
+        self.d_in = sum(part.width for part in self.reads)
+        self.d_out = sum(part.width for part in self.writes)
+        self.d_sae = architecture.d_sae
+        same = self.reads == self.writes
+        self.apply_b_dec_to_input = same if apply_b_dec_to_input is None else apply_b_dec_to_input
+        if self.apply_b_dec_to_input and self.d_in != self.d_out:
+            raise CoderError(
+                f"b_dec [{self.d_out}] cannot be subtracted from an input of width {self.d_in}; "
+                "set apply_b_dec_to_input=False"
+            )
+        self.metadata = CoderMetadata(trained_as=architecture.name, options=architecture.describe())
+
+        def zeros(*shape: int) -> nn.Parameter:
+            return nn.Parameter(torch.zeros(*shape, dtype=dtype, device=device))
+
+        self.W_enc_rows = zeros(self.d_sae, self.d_in)
+        self.b_enc = zeros(self.d_sae)
+        self.W_dec = zeros(self.d_sae, self.d_out)
+        self.b_dec = zeros(self.d_out)
+        self.W_skip = zeros(self.d_out, self.d_in) if skip else None
+        self.extra_names = tuple(architecture.extra_tensors())
+        for name, value in architecture.extra_tensors().items():
+            self.register_buffer(name, value.to(device))
+
+    @property
+    def W_enc(self) -> Float[Tensor, "d_in d_sae"]:
+        return self.W_enc_rows.T
+
+    @property
+    def kind(self) -> str:
+        """`sae`, `transcoder`, `skip_transcoder` or `crosscoder`, from what it reads and writes."""
+        if len(self.reads) > 1 or len(self.writes) > 1:
+            return "crosscoder"
+        if self.W_skip is not None:
+            return "skip_transcoder"
+        return "sae" if self.reads == self.writes else "transcoder"
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.W_dec.dtype
+
+    @property
+    def device(self) -> torch.device:
+        return self.W_dec.device
+
+    @property
+    def input_shift(self) -> Tensor | None:
+        """What is subtracted from the input before the encoder, if anything."""
+        return self.b_dec if self.apply_b_dec_to_input else None
+
+    def check_input(self, x: Tensor) -> Float[Tensor, "tokens d_in"]:
+        """`x` in the coder's dtype and device, or a one-line `CoderError` about its shape."""
+        if x.ndim != 2 or x.shape[1] != self.d_in:
+            points = ", ".join(part.point for part in self.reads)
+            raise CoderError(
+                f"this coder reads [tokens, {self.d_in}] ({points}), got {list(x.shape)}; "
+                "flatten batch and position first, and check that the activations are of its model and point"
+            )
+        return x.to(device=self.device, dtype=self.dtype)
+
+    def centred(self, x: Float[Tensor, "tokens d_in"]) -> Float[Tensor, "tokens d_in"]:
+        """The encoder's input: x - b_dec for an SAE, x itself for a transcoder. No gradient to b_dec; see `values_on`."""
+        return x - self.b_dec.detach() if self.apply_b_dec_to_input else x
+
+    def values_on(self, support: Support, x: Float[Tensor, "tokens d_in"]) -> Float[Tensor, "nnz"]:
+        """Values of given latents at given tokens, differentiable in x and the weights."""
+        return encode_on(support, x, self.W_enc_rows, self.b_enc, self.input_shift)
+
+    def encode(self, x: Float[Tensor, "tokens d_in"]) -> Codes:
+        """Codes of raw activations. Raises `CoderError` on a wrong width."""
+        return self.architecture.encode(self, self.check_input(x))
+
+    def decode(self, codes: Codes, x: Float[Tensor, "tokens d_in"] | None = None) -> Float[Tensor, "tokens d_out"]:
+        """Reconstruction from codes. A skip transcoder needs the input it was encoded from as well."""
+        if codes.d_sae != self.d_sae:
+            raise CoderError(
+                f"codes of {codes.d_sae} latents given to a coder of {self.d_sae}; they are another coder's"
+            )
+        out = decode_from(codes.support, codes.values.to(self.dtype), self.W_dec) + self.b_dec
+        return out + self.skip(x)
+
+    def skip(self, x: Float[Tensor, "tokens d_in"] | None) -> Float[Tensor, "tokens d_out"] | float:
+        """The skip connection's part of the output; 0 for coders without one."""
+        if self.W_skip is None:
+            return 0.0
+        if x is None:
+            raise CoderError("a skip transcoder's output depends on its input: call decode(codes, x)")
+        return self.check_input(x) @ self.W_skip.T
+
+    def forward(self, x: Float[Tensor, "tokens d_in"]) -> Float[Tensor, "tokens d_out"]:
+        """decode(encode(x))."""
+        return self.decode(self.encode(x), x)
+
+    def extra_repr(self) -> str:
+        reads = "+".join(part.point for part in self.reads)
+        writes = "+".join(part.point for part in self.writes)
+        where = reads if reads == writes else f"{reads} -> {writes}"
+        return (
+            f"{self.metadata.trained_as} {self.kind}, {where}, d_in={self.d_in}, d_out={self.d_out}, d_sae={self.d_sae}"
+        )
