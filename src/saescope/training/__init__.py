@@ -1,0 +1,19 @@
+"""Training: configuration, objective, the loop over coders, checkpoints, and the run folder."""
+
+from saescope.training.config import CoderConfig, TrainConfig
+from saescope.training.objective import AuxTerm, Loss, objective
+from saescope.training.run import claim, train
+from saescope.training.trainer import Progress, Trainer, Watcher
+
+__all__ = [
+    "AuxTerm",
+    "CoderConfig",
+    "Loss",
+    "Progress",
+    "TrainConfig",
+    "Trainer",
+    "Watcher",
+    "claim",
+    "objective",
+    "train",
+]

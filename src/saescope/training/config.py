@@ -1,0 +1,136 @@
+"""What a training run is, as typed data that reads from and writes to YAML."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from saescope.coders import architecture_type, make_architecture, trainable_names
+from saescope.errors import UsageError, nearest
+
+
+class CoderConfig(BaseModel):
+    """One coder of a run."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str = Field(description="folder name under RUN/coders; unique within the run")
+    arch: str = "batchtopk"
+    d_sae: int = Field(default=9216, gt=0)
+    options: dict[str, Any] = Field(default_factory=dict, description="the architecture's own, such as k")
+    reads: tuple[str, ...] = Field(description="hook points of the store that it reads")
+    writes: tuple[str, ...] = Field(default=(), description="hook points it writes; empty means what it reads (an SAE)")
+    skip: bool = Field(default=False, description="a linear skip connection (skip transcoder)")
+    lr: float | None = Field(default=None, gt=0, description="peak learning rate; default follows from d_sae")
+    seed: int = 0
+    init: str | None = Field(default=None, description="folder of a saved coder to start from (warm start)")
+
+    @model_validator(mode="after")
+    def _possible(self) -> CoderConfig:
+        if not architecture_type(self.arch).trainable:
+            raise UsageError(f"{self.arch!r} cannot be trained; choose one of {', '.join(trainable_names())}")
+        make_architecture(self.arch, self.d_sae, self.options)
+        if not self.reads:
+            raise UsageError(f"coder {self.name!r} reads no hook point; give it one")
+        return self
+
+    @property
+    def writes_to(self) -> tuple[str, ...]:
+        return self.writes or self.reads
+
+    @property
+    def learning_rate(self) -> float:
+        """The peak rate: as given, else DEFAULT_LR·sqrt(2^14 / d_sae)."""
+        return self.lr if self.lr is not None else DEFAULT_LR * (2**14 / self.d_sae) ** 0.5
+
+
+# At 2^14 latents. Wider dictionaries want smaller steps (square-root rule); see docs/training.md for the sweep.
+DEFAULT_LR = 6e-4
+
+
+class TrainConfig(BaseModel):
+    """A run: coders trained together on the same batches, and how. Fractions are of the run's optimiser steps."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    coders: tuple[CoderConfig, ...]
+    batch_size: int = Field(default=4096, gt=0, description="tokens per step")
+    passes: int = Field(default=1, gt=0, description="passes over the training rows")
+    seed: int = Field(default=0, description="order of the batches")
+    warmup: float = Field(default=0.05, ge=0, le=1, description="linear rise of the learning rate")
+    decay: float = Field(default=0.2, ge=0, le=1, description="linear fall to zero at the end")
+    betas: tuple[float, float] = (0.9, 0.999)
+    eps: float = Field(default=1e-8, gt=0)
+    clip: float = Field(default=1.0, gt=0, description="largest gradient norm of a coder")
+    aux_coefficient: float = Field(
+        default=1 / 32, ge=0, description="weight of AuxK, which revives dead latents; 0 = off"
+    )
+    aux_k: int | None = Field(default=None, gt=0, description="latents AuxK chooses per token; default d_in / 2")
+    aux_share: float = Field(default=0.25, gt=0, le=1, description="share of a batch's tokens that AuxK is computed on")
+    dead_after: float = Field(
+        default=0.1, gt=0, le=1, description="a latent is dead when silent for this part of the run"
+    )
+    selection: Literal["auto", "bfloat16", "float32"] = Field(
+        default="auto", description="precision in which latents are chosen; values are float32 always"
+    )
+    calibration_tokens: int = Field(
+        default=2**16, gt=0, description="training tokens that settle the threshold at the end"
+    )
+    log_every: float = Field(default=0.01, gt=0, le=1, description="metrics line every this part of the run")
+    held_out_every: float = Field(default=0.1, gt=0, le=1, description="held-out loss, L0, FVU every this part")
+    held_out_tokens: int = Field(default=8192, ge=0, description="rows of held-out documents for it; 0 = none")
+    checkpoint_every: float = Field(default=0.1, gt=0, le=1)
+    deterministic: bool = Field(default=False, description="bit-exact on CUDA too, slower; on CPU it always is")
+
+    @model_validator(mode="after")
+    def _distinct(self) -> TrainConfig:
+        names = [coder.name for coder in self.coders]
+        if not names:
+            raise UsageError("a run needs at least one coder")
+        double = sorted({name for name in names if names.count(name) > 1})
+        if double:
+            raise UsageError(f"coder names must differ, {', '.join(double)} occurs twice")
+        if self.warmup + self.decay > 1:
+            raise UsageError(f"warmup {self.warmup} and decay {self.decay} together are more than the whole run")
+        return self
+
+    @property
+    def points(self) -> tuple[str, ...]:
+        """Every hook point that some coder reads or writes, once each, in order of mention."""
+        return tuple(dict.fromkeys(point for coder in self.coders for point in (*coder.reads, *coder.writes_to)))
+
+    def every(self, fraction: float, n_steps: int) -> int:
+        """A fraction of the run as a number of steps, at least one."""
+        return max(1, round(fraction * n_steps))
+
+    def to_yaml(self) -> str:
+        text: str = yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False)
+        return text
+
+    @staticmethod
+    def from_data(data: Any, where: str = "the configuration") -> TrainConfig:
+        """Checked configuration from parsed YAML or JSON. One-line `UsageError` about the first wrong entry."""
+        if not isinstance(data, dict):
+            raise UsageError(f"{where} must be a mapping of options, got {type(data).__name__}")
+        try:
+            return TrainConfig.model_validate(data)
+        except ValidationError as error:
+            first = error.errors()[0]
+            place = ".".join(str(part) for part in first["loc"])
+            known = (*TrainConfig.model_fields, *CoderConfig.model_fields)
+            hint = nearest(str(first["loc"][-1]), known) if first["type"] == "extra_forbidden" and first["loc"] else ""
+            raise UsageError(f"{where}, {place}: {first['msg'].lower()}{hint}") from None
+
+    @staticmethod
+    def from_yaml(path: str | Path) -> TrainConfig:
+        """Read a run's configuration. Raises `UsageError` when the file is missing or wrong."""
+        try:
+            data = yaml.safe_load(Path(path).read_text())
+        except OSError as error:
+            raise UsageError(f"cannot read {path}: {error.strerror}") from None
+        except yaml.YAMLError as error:
+            raise UsageError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
+        return TrainConfig.from_data(data, str(path))

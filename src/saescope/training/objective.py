@@ -1,0 +1,84 @@
+"""The loss: reconstruction error over the architecture's levels, its penalty, and AuxK for dead latents.
+
+    loss = mean over levels of Σ‖y - ŷ_l‖² / (tokens · d_out)  +  penalty  +  c · Σ‖e - ê‖² / Σ‖e‖²
+
+Inputs are normalised, so the first term is close to fvu_centered. e = y - ŷ (a constant here) and ê is its reconstruction
+from dead latents only (Gao et al., 2024): each token's aux_k strongest. Its gradient reaches decoder *and* encoder, so that
+dead latents come back where the error is.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from saescope.coders import SparseCoder, TrainingPass
+from saescope.kernels import Support, active, decode_from
+
+
+@dataclass(frozen=True)
+class Loss:
+    """One batch's loss, differentiable, and its parts as detached scalars."""
+
+    total: Float[Tensor, ""]
+    reconstruction: Float[Tensor, ""]
+    fvu: Float[Tensor, ""]
+    aux: Float[Tensor, ""] | None
+    done: TrainingPass
+
+
+@dataclass(frozen=True)
+class AuxTerm:
+    """AuxK's settings for one step: which latents are dead, how many to choose, on how many tokens, and its weight."""
+
+    dead: Bool[Tensor, "d_sae"]
+    k: int
+    tokens: int
+    coefficient: float
+
+
+def objective(
+    coder: SparseCoder,
+    x: Float[Tensor, "tokens d_in"],
+    y: Float[Tensor, "tokens d_out"],
+    *,
+    selection: torch.dtype,
+    aux: AuxTerm | None = None,
+) -> Loss:
+    """Loss of a batch of normalised activations; `y` is what is to be reconstructed (`x` itself for an SAE)."""
+    done = coder.architecture.training_pass(coder, x, selection)
+    error = y - done.reconstructions
+    reconstruction = error.pow(2).mean()
+    total = reconstruction if done.penalty is None else reconstruction + done.penalty
+    final = error[-1].detach()
+    aux_loss = None
+    if aux is not None and aux.coefficient > 0:
+        aux_loss = aux_loss_of(coder, x[: aux.tokens], final[: aux.tokens], aux, selection)
+        if aux_loss is not None:
+            total = total + aux.coefficient * aux_loss
+    with torch.no_grad():
+        fvu = final.pow(2).sum() / (y - y.mean(0)).pow(2).sum().clamp(min=1e-30)
+    return Loss(total, reconstruction.detach(), fvu, None if aux_loss is None else aux_loss.detach(), done)
+
+
+def aux_loss_of(
+    coder: SparseCoder,
+    x: Float[Tensor, "tokens d_in"],
+    error: Float[Tensor, "tokens d_out"],
+    aux: AuxTerm,
+    selection: torch.dtype,
+) -> Float[Tensor, ""] | None:
+    """Σ‖e - ê‖² / Σ‖e‖² with ê from dead latents, or None when none are dead."""
+    dead = aux.dead.nonzero().squeeze(1)
+    if dead.numel() == 0 or error.shape[0] == 0:
+        return None
+    with torch.no_grad():
+        local = active().select_topk(
+            coder.centred(x), coder.W_enc_rows[dead], coder.b_enc[dead], min(aux.k, dead.numel()), dtype=selection
+        )
+        support = Support(local.pointers, dead[local.indices], coder.d_sae)
+    e_hat = decode_from(support, coder.values_on(support, x), coder.W_dec)
+    return (error - e_hat).pow(2).sum() / error.pow(2).sum().clamp(min=1e-30)

@@ -1,0 +1,223 @@
+"""A training run as a folder: started, resumed or found complete by the same command.
+
+RUN/config.yaml        the resolved configuration
+RUN/run.json           what was trained on, under which conditions; `complete` when done
+RUN/metrics.jsonl      a line a coder at intervals
+RUN/checkpoints/       while it runs
+RUN/coders/NAME/       the coders, when done
+RUN/coder              the one coder, when there is one (a link to coders/NAME)
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from filelock import FileLock, Timeout
+from jaxtyping import Float
+from torch import Tensor
+
+from saescope.activations import ActivationSource
+from saescope.coders import SparseCoder, load, save
+from saescope.errors import OccupiedError, TrainingError, UsageError, nearest
+from saescope.lm import has_native_bf16
+from saescope.training.checkpoint import Checkpoints, conditions
+from saescope.training.config import TrainConfig
+from saescope.training.journal import open_loggers, read_lines, thinned
+from saescope.training.member import Member, Moments
+from saescope.training.reference import reference_tensors
+from saescope.training.trainer import Trainer, Watcher
+
+CONFIG, RUN = "config.yaml", "run.json"
+
+
+def train(
+    config: TrainConfig,
+    source: ActivationSource,
+    out: str | Path,
+    *,
+    device: torch.device | str = "cpu",
+    loggers: list[str] | None = None,
+    watcher: Watcher | None = None,
+) -> dict[str, SparseCoder]:
+    """Train the run's coders on `source` and save them under `out`; continues an interrupted run of the same
+    configuration, and only loads a complete one. Returns the coders by name, working on raw activations."""
+    out, device = Path(out), torch.device(device)
+    provenance = source.provenance()
+    if claim(out, config, provenance):
+        return {coder.name: load(out / "coders" / coder.name) for coder in config.coders}
+    with _alone(out):
+        return _train(config, source, provenance, out, device, loggers or [], watcher)
+
+
+def claim(out: Path, config: TrainConfig, provenance: dict[str, Any]) -> bool:
+    """Make `out` this run's folder. True when the run is already complete there; `OccupiedError` when it holds
+    something else."""
+    record = {"complete": False, "source": provenance}
+    if out.exists() and (not out.is_dir() or any(path.name != ".lock" for path in out.iterdir())):
+        if not (out / RUN).exists() or not (out / CONFIG).exists():
+            raise OccupiedError(f"{out} exists and is not a training run; choose another --out")
+        try:
+            found = json.loads((out / RUN).read_text())
+        except ValueError:
+            raise OccupiedError(f"{out / RUN} is damaged; choose another --out or delete {out}") from None
+        if (out / CONFIG).read_text() != config.to_yaml():
+            raise OccupiedError(
+                f"{out} holds a run of another configuration (see {out / CONFIG}); choose another --out"
+            )
+        if found.get("source") != json.loads(json.dumps(provenance)):
+            raise OccupiedError(f"{out} holds a run on other activations (see {out / RUN}); choose another --out")
+        return bool(found.get("complete"))
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        _write(out / CONFIG, config.to_yaml())
+        _write(out / RUN, json.dumps(record, indent=2))
+    except OSError as error:
+        raise TrainingError(f"cannot write to {out}: {error.strerror}; choose another --out") from None
+    return False
+
+
+def _train(
+    config: TrainConfig,
+    source: ActivationSource,
+    provenance: dict[str, Any],
+    out: Path,
+    device: torch.device,
+    logger_names: list[str],
+    watcher: Watcher | None,
+) -> dict[str, SparseCoder]:
+    if config.deterministic:
+        torch.use_deterministic_algorithms(True)
+    columns = _columns(source, config)
+    moments = _moments(source)
+    selection = _selection(config, device)
+    members = [Member(coder, config, columns, moments, source.n_steps, device, selection) for coder in config.coders]
+    sample = _sample(source, config)
+    trainer = Trainer(config, members, source, Checkpoints(out / "checkpoints"), device, watcher)
+    done = trainer.resume()
+    held_out = source.held_out_rows(config.held_out_tokens) if config.held_out_tokens else None
+    journals = open_loggers(logger_names, out, done, config.model_dump(mode="json"))
+    try:
+        trainer.run(journals, held_out if held_out is None or held_out.shape[0] == 0 else held_out.to(device))
+    finally:
+        for journal in journals:
+            journal.close()
+    return _save_all(config, source, provenance, members, trainer, sample, columns, out, device)
+
+
+def _save_all(
+    config: TrainConfig,
+    source: ActivationSource,
+    provenance: dict[str, Any],
+    members: list[Member],
+    trainer: Trainer,
+    sample: Float[Tensor, "rows d_total"],
+    columns: dict[str, slice],
+    out: Path,
+    device: torch.device,
+) -> dict[str, SparseCoder]:
+    lines = read_lines(out / "metrics.jsonl")
+    means = {point: mean for point, (mean, _) in _moments(source).items()}
+    reference = reference_tensors(sample.float(), columns, means)
+    training = {
+        "config": config.model_dump(mode="json"),
+        "tokens": trainer.step * config.batch_size,
+        "steps": trainer.step,
+        "seconds": round(trainer.seconds, 2),
+        "conditions": conditions(device),
+    }
+    finished: dict[str, SparseCoder] = {}
+    for member in members:
+        coder = member.finished(list(sample.to(device).split(config.batch_size)))
+        metadata = coder.metadata
+        metadata.model, metadata.corpus = provenance["model"], provenance["corpus"]
+        metadata.sequences, metadata.kept_rule = provenance["sequences"], provenance["kept_rule"]
+        metadata.trained_documents = provenance["trained_documents"]
+        metadata.training = training | {"coder": member.config.model_dump(mode="json")}
+        metadata.history = thinned(lines, member.name)
+        own = {part.point for part in (*coder.reads, *coder.writes)}
+        kept = {name: value for name, value in reference.items() if name.split(".", 1)[1] in own}
+        save(coder, out / "coders" / member.name, reference=kept)
+        finished[member.name] = coder
+    if len(members) == 1:
+        _link(out / "coder", Path("coders") / members[0].name)
+    record = {"complete": True, "source": provenance, **training}
+    _write(out / RUN, json.dumps(record, indent=2))
+    trainer.checkpoints.clear()
+    return finished
+
+
+def _sample(source: ActivationSource, config: TrainConfig) -> Float[Tensor, "rows d_total"]:
+    """The first batches of the run: shuffled training rows, the same however often the run is resumed."""
+    wanted = min(source.n_steps, max(1, config.calibration_tokens // config.batch_size))
+    start = source.state_dict()
+    batches = []
+    for batch in source:
+        batches.append(batch.clone())
+        if len(batches) == wanted:
+            break
+    source.load_state_dict(start)
+    if not batches:
+        raise TrainingError(
+            f"the training rows do not fill one batch of {config.batch_size}: harvest more tokens or lower --batch-size"
+        )
+    return torch.cat(batches)
+
+
+def _columns(source: ActivationSource, config: TrainConfig) -> dict[str, slice]:
+    columns, start = {}, 0
+    for point in source.points:
+        columns[point] = slice(start, start + source.widths[point])
+        start += source.widths[point]
+    for point in config.points:
+        if point not in columns:
+            raise UsageError(
+                f"hook point {point!r} is not among the activations; they have {', '.join(columns)}"
+                f"{nearest(point, columns)}"
+            )
+    return columns
+
+
+def _moments(source: ActivationSource) -> Moments:
+    return {point: (found.mean, found.spread) for point, found in source.statistics().items()}
+
+
+def _selection(config: TrainConfig, device: torch.device) -> torch.dtype:
+    if config.selection == "auto":
+        return torch.bfloat16 if has_native_bf16(device) else torch.float32
+    return torch.bfloat16 if config.selection == "bfloat16" else torch.float32
+
+
+@contextmanager
+def _alone(out: Path) -> Iterator[None]:
+    """Two processes must not train into one folder."""
+    lock = FileLock(out / ".lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise OccupiedError(f"another process is training into {out}; wait for it or choose another --out") from None
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _link(link: Path, target: Path) -> None:
+    """`RUN/coder` points at the one coder; a copy where the system has no links."""
+    if link.is_symlink() or link.exists():
+        link.unlink() if link.is_symlink() else shutil.rmtree(link)
+    try:
+        link.symlink_to(target, target_is_directory=True)
+    except OSError:
+        shutil.copytree(link.parent / target, link)
+
+
+def _write(path: Path, text: str) -> None:
+    temporary = path.with_name(path.name + ".writing")
+    temporary.write_text(text)
+    temporary.replace(path)
