@@ -1,0 +1,64 @@
+"""What tests of several rooms share."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+from transformers import PreTrainedTokenizerFast
+
+SENTENCES = [
+    "The quick brown fox jumps over the lazy dog. It's the dog's day, isn't it?",
+    "A language model reads text as tokens; each token is a few bytes of it.\n\n\tIndented  twice.",
+    "1,234 tokens were read in 2015, and 567 more in 2016.",
+    "naïve café, Zürich, Ελλάδα, русский текст",
+    "日本語の文章と中文的句子。",
+    "שלום עולם, مرحبا بالعالم",
+    "😀 😃 👩‍👩‍👧 🇫🇷",
+]
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """`real` tests run unless SAESCOPE_SKIP_REAL is set, as where nothing can be fetched."""
+    if os.environ.get("SAESCOPE_SKIP_REAL"):
+        skip = pytest.mark.skip(reason="SAESCOPE_SKIP_REAL is set")
+        for item in items:
+            if item.get_closest_marker("real"):
+                item.add_marker(skip)
+
+
+def train_byte_tokenizer(
+    *, vocab_size: int = 400, bos: bool = False, trim_offsets: bool = True
+) -> PreTrainedTokenizerFast:
+    """A byte-level BPE tokenizer as GPT-2's, trained on a few sentences; small enough to split most characters above
+    ASCII into bytes. With `bos` it puts `<bos>` before every text, as Gemma's does."""
+    backend = Tokenizer(models.BPE())
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    backend.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size,
+        special_tokens=["<|endoftext|>", "<bos>", "<pad>"],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    backend.train_from_iterator(SENTENCES * 3, trainer)
+    steps = [processors.ByteLevel(trim_offsets=trim_offsets)]
+    if bos:
+        steps.append(processors.TemplateProcessing(single="<bos> $A", special_tokens=[("<bos>", 1)]))
+    backend.post_processor = processors.Sequence(steps)
+    return PreTrainedTokenizerFast(
+        tokenizer_object=backend, eos_token="<|endoftext|>", bos_token="<bos>", pad_token="<pad>"
+    )
+
+
+@pytest.fixture(scope="session")
+def byte_tokenizer() -> PreTrainedTokenizerFast:
+    """A small byte-level tokenizer that adds no special tokens by itself."""
+    return train_byte_tokenizer()
+
+
+@pytest.fixture(scope="session")
+def bos_tokenizer() -> PreTrainedTokenizerFast:
+    """The same with a `<bos>` before every text."""
+    return train_byte_tokenizer(bos=True)
