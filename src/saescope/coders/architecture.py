@@ -97,7 +97,7 @@ class Architecture(ABC):
         return [self.d_sae]
 
     def describe(self) -> dict[str, Any]:
-        return self.options.model_dump()
+        return self.options.model_dump(mode="json")
 
 
 _REGISTER: dict[str, type[Architecture]] = {}

@@ -55,11 +55,9 @@ def save(coder: SparseCoder, folder: str | Path, *, reference: dict[str, Tensor]
         if folder.exists():
             shutil.rmtree(folder)
         temporary.rename(folder)
-    except OSError as error:
+    except (OSError, SafetensorError) as error:
         shutil.rmtree(temporary, ignore_errors=True)
-        raise CoderError(
-            f"cannot save the coder to {folder}: {error.strerror or error}; nothing was left there"
-        ) from error
+        raise CoderError(f"cannot save the coder to {folder}: {error}; nothing was left there") from error
     return folder
 
 

@@ -11,6 +11,8 @@ pre-activations lie within bfloat16 rounding of the boundary; values are always 
 
 from __future__ import annotations
 
+import warnings
+
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
@@ -19,6 +21,9 @@ from torch import Tensor
 from saescope.kernels.support import Support
 
 name = "sparse"
+
+# torch says so once per process; what is used of it is tested against the dense reference.
+warnings.filterwarnings("ignore", message="Sparse CSR tensor support is in beta")
 
 # Selection never holds more than this many pre-activations at once.
 PREACTIVATION_BYTES = 256 * 2**20

@@ -2,6 +2,7 @@
 
 from saescope.training.config import CoderConfig, TrainConfig
 from saescope.training.objective import AuxTerm, Loss, objective
+from saescope.training.resolve import resolve
 from saescope.training.run import claim, train
 from saescope.training.trainer import Progress, Trainer, Watcher
 
@@ -15,5 +16,6 @@ __all__ = [
     "Watcher",
     "claim",
     "objective",
+    "resolve",
     "train",
 ]

@@ -56,10 +56,10 @@ class Checkpoints:
             if target.exists():
                 shutil.rmtree(target)
             temporary.rename(target)
-        except OSError as error:
+        except (OSError, SafetensorError) as error:
             shutil.rmtree(temporary, ignore_errors=True)
             raise TrainingError(
-                f"cannot write a checkpoint to {self.folder}: {error.strerror or error}; free some space and run the "
+                f"cannot write a checkpoint to {self.folder}: {error}; free some space and run the "
                 "same command, which goes on from the checkpoint before"
             ) from error
         for old in self.paths()[:-KEPT]:

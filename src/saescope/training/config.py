@@ -58,7 +58,7 @@ class TrainConfig(BaseModel):
 
     coders: tuple[CoderConfig, ...]
     batch_size: int = Field(default=4096, gt=0, description="tokens per step")
-    passes: int = Field(default=1, gt=0, description="passes over the training rows")
+    passes: float = Field(default=1, gt=0, description="passes over the training rows")
     seed: int = Field(default=0, description="order of the batches")
     warmup: float = Field(default=0.05, ge=0, le=1, description="linear rise of the learning rate")
     decay: float = Field(default=0.2, ge=0, le=1, description="linear fall to zero at the end")

@@ -184,7 +184,7 @@ def _columns(source: ActivationSource, config: TrainConfig) -> dict[str, slice]:
 
 
 def _moments(source: ActivationSource) -> Moments:
-    return {point: (found.mean, found.spread) for point, found in source.statistics().items()}
+    return {point: (found.mean, found.mean_square_centered) for point, found in source.statistics().items()}
 
 
 def _selection(config: TrainConfig, device: torch.device) -> torch.dtype:

@@ -1,0 +1,236 @@
+"""Properties that every architecture must have, over all of them from one place."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from tests.coders.conftest import D_SAE, OPTIONS, small_coder, some_x
+from torch import Tensor
+
+from saescope.coders import (
+    CoderMetadata,
+    Normalization,
+    SparseCoder,
+    architecture_names,
+    fold,
+    load,
+    make_architecture,
+    save,
+    trainable_names,
+    unfold,
+)
+from saescope.errors import CoderError, UsageError
+from saescope.kernels import IMPLEMENTATIONS, using
+from saescope.training import AuxTerm, objective
+
+ALL, TRAINABLE = architecture_names(), trainable_names()
+SHAPES = {"sae": {}, "transcoder": {"d_out": 7}, "skip_transcoder": {"d_out": 7, "skip": True}}
+
+
+def normalizations(coder: SparseCoder) -> tuple[Normalization, Normalization]:
+    generator = torch.Generator().manual_seed(5)
+
+    def of(width: int, scale: float) -> Normalization:
+        mean = torch.randn(width, generator=generator, dtype=torch.float64) * 3
+        return Normalization(mean, torch.full((width,), scale, dtype=torch.float64))
+
+    reads = of(coder.d_in, 0.3)
+    return reads, (reads if coder.reads == coder.writes else of(coder.d_out, 1.7))
+
+
+def test_every_architecture_is_tested_here() -> None:
+    assert set(OPTIONS) == set(ALL)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("name", TRAINABLE)
+@pytest.mark.parametrize("kernels", IMPLEMENTATIONS)
+def test_gradients_equal_the_dense_reference(name: str, shape: str, kernels: str) -> None:
+    coder = small_coder(name, **SHAPES[shape])
+    x = some_x()
+    y = x if shape == "sae" else some_x(width=7, seed=2)
+    dead = torch.zeros(D_SAE, dtype=torch.bool)
+    dead[::3] = True
+    aux = AuxTerm(dead, k=3, tokens=20, coefficient=0.5)
+    with using(kernels):
+        loss = objective(coder, x, y, selection=torch.float64, aux=aux)
+        loss.total.backward()
+    mine = {key: parameter.grad.clone() for key, parameter in coder.named_parameters()}
+    coder.zero_grad()
+    dense = dense_loss(coder, x, y, loss.done.codes.dense().detach() > 0, aux)
+    dense.backward()
+    torch.testing.assert_close(loss.total, dense, rtol=0, atol=1e-10)
+    for key, parameter in coder.named_parameters():
+        torch.testing.assert_close(mine[key], parameter.grad, rtol=0, atol=1e-10, msg=lambda m, key=key: f"{key}: {m}")
+        assert mine[key].abs().max() > 0, f"{key} got no gradient"
+
+
+def dense_loss(coder: SparseCoder, x: Tensor, y: Tensor, chosen: Tensor, aux: AuxTerm) -> Tensor:
+    """The objective, written again in dense torch for a given support."""
+
+    def pre() -> Tensor:
+        centred = x - coder.b_dec if coder.apply_b_dec_to_input else x
+        return centred @ coder.W_enc + coder.b_enc
+
+    f = torch.relu(pre()) * chosen
+    rest = coder.b_dec + (x @ coder.W_skip.T if coder.W_skip is not None else 0)
+    outputs = [f[:, :level] @ coder.W_dec[:level] + rest for level in coder.architecture.levels()]
+    loss = torch.stack([(y - output).pow(2).mean() for output in outputs]).mean()
+    error = (y - outputs[-1]).detach()[: aux.tokens]
+    silent = pre()[: aux.tokens].masked_fill(~aux.dead, -torch.inf)
+    strongest = torch.zeros_like(silent, dtype=torch.bool)
+    strongest.scatter_(1, silent.topk(aux.k, dim=1).indices, True)
+    revived = torch.where(strongest & (silent > 0), silent, 0.0)
+    return loss + aux.coefficient * (error - revived @ coder.W_dec).pow(2).sum() / error.pow(2).sum()
+
+
+@pytest.mark.parametrize("name", TRAINABLE)
+def test_aux_gradient_reaches_only_dead_latents_and_their_encoder(name: str) -> None:
+    coder = small_coder(name)
+    x = some_x()
+    dead = torch.zeros(D_SAE, dtype=torch.bool)
+    dead[5] = True
+    with_aux = objective(coder, x, x, selection=torch.float64, aux=AuxTerm(dead, 1, 30, 1.0))
+    plain = objective(coder, x, x, selection=torch.float64)
+    (difference,) = torch.autograd.grad(with_aux.total - plain.total, coder.W_enc_rows)
+    assert difference[5].abs().max() > 0
+    assert difference[~dead].abs().max() < 1e-12
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("name", TRAINABLE)
+def test_folding_changes_no_value(name: str, shape: str) -> None:
+    coder = small_coder(name, **SHAPES[shape])
+    reads, writes = normalizations(coder)
+    raw = reads.undo(some_x())
+    coder.architecture.calibrate(coder, [reads.apply(raw)])
+    folded = fold(coder, reads, writes)
+    inside, outside = coder.encode(reads.apply(raw)), folded.encode(raw)
+    assert outside.nnz > 0
+    torch.testing.assert_close(outside.indices, inside.indices)
+    norms = folded.W_dec.norm(dim=1)
+    torch.testing.assert_close(norms, torch.ones_like(norms))
+    torch.testing.assert_close(
+        folded.decode(outside, raw).double(), writes.undo(coder.decode(inside, reads.apply(raw))), rtol=1e-4, atol=1e-4
+    )
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("name", TRAINABLE)
+def test_unfolding_inverts_folding(name: str, shape: str) -> None:
+    coder = small_coder(name, **SHAPES[shape])
+    reads, writes = normalizations(coder)
+    again = small_coder(name, **SHAPES[shape], seed=9)
+    unfold(fold(coder, reads, writes), again, reads, writes)
+    for key, parameter in coder.named_parameters():
+        torch.testing.assert_close(again.get_parameter(key), parameter, rtol=1e-5, atol=1e-5, msg=key)
+
+
+@pytest.mark.parametrize("name", TRAINABLE)
+def test_calibration_gives_mean_l0_of_k(name: str) -> None:
+    coder = small_coder(name)
+    batches = [some_x(200, seed=seed) for seed in range(5)]
+    coder.architecture.calibrate(coder, batches)
+    found = sum(coder.encode(x).nnz for x in batches) / 1000
+    assert found == pytest.approx(OPTIONS[name]["k"], abs=1e-9)
+
+
+def sae_lens_forward(folder: Path, x: Tensor) -> tuple[Tensor, Tensor]:
+    """Encode and decode as SAELens's file format describes a `jumprelu` coder or transcoder, written from the description."""
+    config = json.loads((folder / "cfg.json").read_text())
+    w = load_file(folder / "sae_weights.safetensors")
+    assert config["architecture"] in ("jumprelu", "jumprelu_transcoder", "jumprelu_skip_transcoder")
+    assert config["normalize_activations"] == "none"
+    assert tuple(w["W_enc"].shape) == (config["d_in"], config["d_sae"])
+    assert tuple(w["W_dec"].shape) == (config["d_sae"], config.get("d_out", config["d_in"]))
+    pre = (x - w["b_dec"] if config["apply_b_dec_to_input"] else x) @ w["W_enc"] + w["b_enc"]
+    codes = torch.relu(pre) * (pre > w["threshold"])
+    out = codes @ w["W_dec"] + w["b_dec"]
+    return codes, out + x @ w["W_skip"].T if "W_skip" in w else out
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("name", TRAINABLE)
+def test_saved_files_mean_the_same_to_sae_lens(name: str, shape: str, tmp_path: Path) -> None:
+    coder = small_coder(name, **SHAPES[shape], dtype=torch.float32)
+    reads, writes = normalizations(coder)
+    raw = reads.undo(some_x()).float()
+    coder.architecture.calibrate(coder, [reads.apply(raw).float()])
+    folded = fold(coder, reads, writes)
+    save(folded, tmp_path / "coder")
+    codes, out = sae_lens_forward(tmp_path / "coder", raw)
+    mine = folded.encode(raw)
+    torch.testing.assert_close(mine.dense(), codes, rtol=0, atol=1e-4 * float(codes.max()))
+    torch.testing.assert_close(folded.decode(mine, raw), out, rtol=0, atol=1e-4 * float(out.abs().max()))
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_saving_and_loading_gives_the_same_coder(name: str, tmp_path: Path) -> None:
+    coder = small_coder(name, dtype=torch.float32)
+    if name in TRAINABLE:
+        identity = Normalization.identity(10)
+        coder = fold(coder, identity, identity)
+    coder.metadata.trained_documents = ["ab", "cd"]
+    save(coder, tmp_path / "coder", reference={"mean.resid_post.1": torch.arange(10.0)})
+    again = load(tmp_path / "coder")
+    for key, value in coder.state_dict().items():
+        assert torch.equal(again.state_dict()[key], value), key
+    x = some_x(dtype=torch.float32)
+    assert torch.equal(again(x), coder(x))
+    assert again.metadata == coder.metadata
+    assert (again.reads, again.writes, again.kind) == (coder.reads, coder.writes, coder.kind)
+    assert not list(tmp_path.glob(".*")), "no temporary folder stays"
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_empty_constant_and_all_dead_inputs(name: str) -> None:
+    coder = small_coder(name)
+    empty = coder.encode(torch.zeros(0, 10))
+    assert (empty.n_tokens, empty.nnz) == (0, 0)
+    assert coder.decode(empty).shape == (0, 10)
+    constant = coder(torch.ones(6, 10))
+    assert torch.equal(constant, constant[:1].expand_as(constant)), "a token's codes do not depend on its batch"
+    with torch.no_grad():
+        coder.b_enc.fill_(-1e6)
+    silent = coder.encode(some_x())
+    assert silent.nnz == 0
+    torch.testing.assert_close(coder.decode(silent), coder.b_dec.expand(30, 10))
+
+
+@pytest.mark.parametrize("name", TRAINABLE)
+def test_training_on_awkward_batches_stays_finite(name: str) -> None:
+    for x, bias in ((torch.zeros(0, 10), 0.0), (torch.ones(6, 10), 0.0), (some_x(), -1e6)):
+        coder = small_coder(name)
+        with torch.no_grad():
+            coder.b_enc.add_(bias)
+        dead = torch.ones(D_SAE, dtype=torch.bool)
+        loss = objective(coder, x.double(), x.double(), selection=torch.float64, aux=AuxTerm(dead, 3, 20, 1.0))
+        if x.shape[0]:
+            loss.total.backward()
+            assert torch.isfinite(loss.total)
+            assert all(torch.isfinite(p.grad).all() for p in coder.parameters() if p.grad is not None)
+
+
+@pytest.mark.parametrize("name", TRAINABLE)
+def test_impossible_options_are_one_line(name: str) -> None:
+    with pytest.raises(UsageError, match=r"k = 49 is more than the 48 latents"):
+        make_architecture(name, D_SAE, {**OPTIONS[name], "k": 49})
+    with pytest.raises(UsageError, match="option k"):
+        make_architecture(name, D_SAE, {**OPTIONS[name], "k": 0})
+    with pytest.raises(UsageError, match="nearest: batchtopk"):
+        make_architecture("batchtop", D_SAE, {})
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_wrong_width_is_one_line(name: str) -> None:
+    with pytest.raises(CoderError, match=r"reads \[tokens, 10\] \(resid_post.1\), got \[30, 11\]"):
+        small_coder(name).encode(some_x(width=11))
+
+
+def test_metadata_survives_json() -> None:
+    metadata = CoderMetadata(name="a", history=[{"step": 1.0}])
+    assert CoderMetadata.model_validate_json(metadata.model_dump_json()) == metadata

@@ -1,0 +1,94 @@
+"""What a damaged or foreign coder folder says."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from saescope.coders import load, save
+from saescope.errors import CoderError, OccupiedError
+from safetensors.torch import load_file, save_file
+
+from tests.coders.conftest import small_coder
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return save(small_coder("jumprelu", dtype=torch.float32), tmp_path / "coder")
+
+
+def edit_config(folder: Path, **changes: object) -> None:
+    path = folder / "cfg.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+def edit_weights(folder: Path, change: Callable[[dict[str, torch.Tensor]], object]) -> None:
+    weights = load_file(folder / "sae_weights.safetensors")
+    change(weights)
+    save_file({key: value.contiguous() for key, value in weights.items()}, folder / "sae_weights.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("damage", "says"),
+    [
+        (lambda f: (f / "cfg.json").unlink(), "cfg.json is missing"),
+        (lambda f: (f / "cfg.json").write_text("{"), "cfg.json cannot be read"),
+        (lambda f: (f / "cfg.json").write_text("[1]"), "holds a list"),
+        (lambda f: (f / "saescope.json").write_text('{"reads": [{"point": "a", "width": -1}]}'), "saescope.json is damaged"),
+        (lambda f: edit_config(f, architecture="temporal"), "architecture 'temporal', which saescope does not read"),
+        (lambda f: edit_config(f, normalize_activations="layer_norm"), "asks for normalize_activations='layer_norm'"),
+        (lambda f: edit_config(f, d_sae="many"), "not a coder's configuration"),
+        (lambda f: (f / "sae_weights.safetensors").unlink(), "sae_weights.safetensors is missing"),
+        (lambda f: (f / "sae_weights.safetensors").write_bytes(b"\0" * 100), "damaged or not a safetensors file"),
+        (
+            lambda f: (f / "sae_weights.safetensors").write_bytes((f / "sae_weights.safetensors").read_bytes()[:-50]),
+            "damaged or not a safetensors file",
+        ),
+        (lambda f: edit_weights(f, lambda w: w.pop("threshold")), "has no tensor 'threshold'"),
+        (lambda f: edit_weights(f, lambda w: w.update(W_enc=w["W_enc"].T)), r"W_enc is \[48, 10\], cfg.json makes it \[10, 48\]"),
+        (lambda f: edit_weights(f, lambda w: w["b_enc"].fill_(torch.nan)), "b_enc contains NaN"),
+        (lambda f: edit_weights(f, lambda w: w.update(extra=torch.zeros(1))), "unknown tensors extra"),
+    ],
+)
+def test_damage_is_named_in_one_line(folder: Path, damage: Callable[[Path], object], says: str) -> None:
+    damage(folder)
+    with pytest.raises(CoderError, match=says) as error:
+        load(folder)
+    assert "\n" not in str(error.value)
+
+
+def test_no_folder(tmp_path: Path) -> None:
+    with pytest.raises(CoderError, match="there is no such folder"):
+        load(tmp_path / "nowhere")
+
+
+def test_saving_over_something_else_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "thesis.txt").write_text("years of work")
+    with pytest.raises(OccupiedError, match="is not a coder"):
+        save(small_coder("jumprelu"), tmp_path)
+    assert (tmp_path / "thesis.txt").read_text() == "years of work"
+
+
+def test_a_full_disk_leaves_the_old_coder_and_nothing_else(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = (folder / "sae_weights.safetensors").read_bytes()
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("saescope.coders.storage.save_file", full)
+    with pytest.raises(CoderError, match="No space left on device; nothing was left there"):
+        save(small_coder("jumprelu", dtype=torch.float32, seed=3), folder)
+    assert (folder / "sae_weights.safetensors").read_bytes() == before
+    assert [path.name for path in folder.parent.iterdir()] == ["coder"]
+
+
+def test_coder_of_sae_lens_without_our_file(folder: Path) -> None:
+    whole = load(folder)
+    (folder / "saescope.json").unlink()
+    alone = load(folder)
+    x = torch.randn(5, 10)
+    assert torch.equal(alone(x), whole(x))
+    assert alone.reads[0].point == "blocks.1.hook_resid_post"

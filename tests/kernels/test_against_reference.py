@@ -1,0 +1,158 @@
+"""Every implementation of the hot operations against the dense definition, on ordinary and awkward shapes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from saescope.kernels import IMPLEMENTATIONS, Support, decode_from, encode_on, reference, using
+from saescope.kernels import sparse as sparse_kernels
+
+OTHERS = sorted(set(IMPLEMENTATIONS) - {"reference"})
+
+
+@dataclass(frozen=True)
+class Problem:
+    x: Tensor
+    weight: Tensor
+    bias: Tensor
+    grad: Tensor
+    support: Support
+    values: Tensor
+
+
+@st.composite
+def problems(draw: st.DrawFn) -> Problem:
+    """Random batches, with the awkward ones among them: no token, one latent, silent latents, all pre-activations
+    negative, duplicate rows, widths that are no multiple of anything."""
+    tokens, width = draw(st.integers(0, 9)), draw(st.integers(1, 19))
+    latents = draw(st.integers(1, 40))
+    generator = torch.Generator().manual_seed(draw(st.integers(0, 2**16)))
+
+    def normal(*shape: int) -> Tensor:
+        return torch.randn(*shape, generator=generator, dtype=torch.float64)
+
+    x, weight, bias, grad = normal(tokens, width), normal(latents, width), normal(latents), normal(tokens, width)
+    kind = draw(st.sampled_from(["plain", "negative", "duplicates", "zero"]))
+    if kind == "negative":
+        bias = bias - 1e3
+    if kind == "duplicates" and latents > 1:
+        weight[1], bias[1] = weight[0], bias[0]
+    if kind == "zero":
+        x = torch.zeros_like(x)
+    mask = torch.rand(tokens, latents, generator=generator) < draw(st.sampled_from([0.0, 0.1, 0.6, 1.0]))
+    rows, indices = mask.nonzero(as_tuple=True)
+    support = Support.from_rows(rows, indices, tokens, latents)
+    return Problem(x, weight, bias, grad, support, normal(support.nnz))
+
+
+@pytest.mark.parametrize("name", OTHERS)
+@settings(max_examples=60, deadline=None)
+@given(problem=problems())
+def test_products_equal_the_dense_ones(name: str, problem: Problem) -> None:
+    p = problem
+    kernels = IMPLEMENTATIONS[name]
+    for mine, dense in (
+        (kernels.decode(p.support, p.values, p.weight), reference.decode(p.support, p.values, p.weight)),
+        (kernels.sampled_product(p.support, p.grad, p.weight), reference.sampled_product(p.support, p.grad, p.weight)),
+        (kernels.weight_gradient(p.support, p.values, p.x), reference.weight_gradient(p.support, p.values, p.x)),
+        (kernels.latent_sum(p.support, p.values), reference.latent_sum(p.support, p.values)),
+    ):
+        torch.testing.assert_close(mine, dense, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("name", OTHERS)
+@settings(max_examples=60, deadline=None)
+@given(problem=problems(), share=st.floats(0, 1), k=st.integers(1, 45), seed=st.integers(0, 99))
+def test_exact_selection_is_the_reference_selection(
+    name: str, problem: Problem, share: float, k: int, seed: int
+) -> None:
+    p, kernels = problem, IMPLEMENTATIONS[name]
+    pre = p.x @ p.weight.T + p.bias
+    threshold = torch.rand(p.weight.shape[0], generator=torch.Generator().manual_seed(seed), dtype=torch.float64) * 2
+    count = round(share * pre.numel())
+    chosen = {
+        "batch": (
+            kernels.select_batch_topk(p.x, p.weight, p.bias, count),
+            reference.select_batch_topk(p.x, p.weight, p.bias, count),
+        ),
+        "token": (kernels.select_topk(p.x, p.weight, p.bias, k), reference.select_topk(p.x, p.weight, p.bias, k)),
+        "threshold": (
+            kernels.select_threshold(p.x, p.weight, p.bias, threshold),
+            reference.select_threshold(p.x, p.weight, p.bias, threshold),
+        ),
+    }
+    for mine, dense in chosen.values():
+        # Ties may go either way, so what must agree is the chosen values, not which of equal entries gave them.
+        torch.testing.assert_close(
+            pre[mine.rows, mine.indices].sort().values, pre[dense.rows, dense.indices].sort().values, rtol=0, atol=1e-12
+        )
+        assert (mine.pointers.diff() >= 0).all()
+        for row in range(mine.n_rows):
+            own = mine.indices[mine.pointers[row] : mine.pointers[row + 1]]
+            assert (own.diff() > 0).all(), "latents ascend within a token, none twice"
+
+
+def test_selection_in_bf16_differs_only_within_rounding_of_the_boundary() -> None:
+    generator = torch.Generator().manual_seed(0)
+    x, weight = torch.randn(256, 64, generator=generator), torch.randn(512, 64, generator=generator)
+    bias = torch.randn(512, generator=generator)
+    count = 256 * 16
+    exact = reference.select_batch_topk(x, weight, bias, count)
+    low = sparse_kernels.select_batch_topk(x, weight, bias, count, dtype=torch.bfloat16)
+    assert low.nnz == exact.nnz == count
+    pre = x @ weight.T + bias
+    ones = torch.ones(count)
+    differs = (reference.densify(low, ones) != reference.densify(exact, ones)).nonzero(as_tuple=True)
+    boundary = float(pre[exact.rows, exact.indices].min())
+    # bf16 keeps 8 bits: operands err by 2^-9 of their size each, and the result by 2^-9 of its own.
+    slack = 2**-8 * (x.abs() @ weight.abs().T) + 2**-8 * pre.abs()
+    assert (pre[differs] - boundary).abs().le(2 * slack[differs]).all()
+    assert len(differs[0]) < 0.02 * count, "few entries lie that close"
+
+
+def test_chunks_and_a_failed_probe_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    generator = torch.Generator().manual_seed(1)
+    # One token far stronger than the rest: evenly spaced probe tokens see it, and overestimate the floor.
+    x = torch.randn(300, 16, generator=generator)
+    x[0] *= 1000
+    weight, bias = torch.randn(50, 16, generator=generator), torch.zeros(50)
+    whole = sparse_kernels.select_batch_topk(x, weight, bias, 4000)
+    monkeypatch.setattr(sparse_kernels, "PREACTIVATION_BYTES", 50 * 4 * 7)
+    pieces = sparse_kernels.select_batch_topk(x, weight, bias, 4000)
+    dense = reference.select_batch_topk(x, weight, bias, 4000)
+    for support in (whole, pieces):
+        assert torch.equal(support.pointers, dense.pointers)
+        assert torch.equal(support.indices, dense.indices)
+
+
+@pytest.mark.parametrize("name", list(IMPLEMENTATIONS))
+def test_gradients_of_encode_and_decode(name: str) -> None:
+    generator = torch.Generator().manual_seed(2)
+
+    def leaf(*shape: int) -> Tensor:
+        return torch.randn(*shape, generator=generator, dtype=torch.float64, requires_grad=True)
+
+    x, shift, weight, bias, decoder = leaf(5, 7), leaf(7), leaf(11, 7), leaf(11), leaf(11, 6)
+    mask = torch.rand(5, 11, generator=generator) < 0.4
+    rows, indices = mask.nonzero(as_tuple=True)
+    support = Support.from_rows(rows, indices, 5, 11)
+
+    def function(*inputs: Tensor) -> Tensor:
+        x, shift, weight, bias, decoder = inputs
+        return decode_from(support, encode_on(support, x, weight, bias, shift), decoder)
+
+    with using(name):
+        assert torch.autograd.gradcheck(function, (x, shift, weight, bias, decoder))
+
+
+def test_regrouped_support_shares_entries_and_latent_order() -> None:
+    support = Support.from_rows(torch.tensor([0, 0, 2]), torch.tensor([1, 4, 0]), 3, 5)
+    finer = support.regroup(torch.tensor([0, 1, 2, 2, 2, 3, 3]))
+    assert finer.rows.tolist() == [0, 1, 4]
+    assert finer.by_latent[0] is support.by_latent[0]
