@@ -1,0 +1,235 @@
+"""Shuffled batches from a store, in an order that is a function of (seed, pass, step) alone."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Generator, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from saescope.activations.background import ahead
+from saescope.activations.exclusions import KeptRule
+from saescope.activations.shards import ROW_TENSORS, Shard
+from saescope.activations.statistics import PointStatistics
+from saescope.activations.store import Store
+from saescope.activations.stream import Batch, RowLabels, SteppedStream, for_transfer
+from saescope.errors import UsageError
+
+WINDOW_ROWS = 2**19
+_PREFETCH = 2
+
+
+@dataclass
+class _Window:
+    """Some whole shards, and the order in which their rows are visited: (`slots[i]`, `rows[i]`) is the i-th."""
+
+    key: tuple[int, int]
+    shards: list[Shard]
+    slots: np.ndarray
+    rows: np.ndarray
+
+
+@dataclass(frozen=True)
+class _Piece:
+    """Visits `start:end` of one window of one pass."""
+
+    pass_: int
+    window: int
+    start: int
+    end: int
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """One pass: the shards of each window, and where in the pass each window begins (and the last one ends)."""
+
+    pass_: int
+    windows: list[list[int]]
+    bounds: np.ndarray
+
+    @classmethod
+    def of(cls, pass_: int, seed: int, shard_rows: np.ndarray, window_rows: int) -> _Plan:
+        windows: list[list[int]] = []
+        sizes: list[int] = []
+        for shard in np.random.default_rng([seed, pass_]).permutation(len(shard_rows)).tolist():
+            n = int(shard_rows[shard])
+            # A window without rows would have bounds that no row is between.
+            if not n:
+                continue
+            if not windows or sizes[-1] + n > window_rows:
+                windows.append([])
+                sizes.append(0)
+            windows[-1].append(shard)
+            sizes[-1] += n
+        return cls(pass_, windows, np.cumsum([0, *sizes]))
+
+
+class StoreStream(SteppedStream):
+    """Every pass visits each row of the split exactly once: shards in random order, consecutive ones grouped into windows
+    of at most `window_rows` rows (or one shard), rows shuffled inside a window.
+
+    Batches cross windows and passes; what is short of a batch at the very end is dropped. `passes` may be a fraction. A
+    window's shards stay mapped while it lasts, so `window_rows` bounds the memory that shuffling wants. Each shard's sha256
+    is compared when it is first met; StoreError names one that is not as it was written. `points` may be some of the
+    store's, in any order.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        points: Sequence[str] | None = None,
+        *,
+        batch_size: int = 4096,
+        seed: int = 0,
+        passes: float = 1,
+        split: str = "train",
+        window_rows: int = WINDOW_ROWS,
+        prefetch: int = _PREFETCH,
+    ):
+        self.store = store
+        self.points = tuple(points) if points is not None else store.points
+        if not self.points:
+            raise UsageError("no hook points given; name at least one of the store's")
+        if unknown := [point for point in self.points if point not in store.widths]:
+            raise UsageError(f"the store {store.path} has no {', '.join(unknown)}; it has {', '.join(store.points)}")
+        self.widths = {point: store.widths[point] for point in self.points}
+        self.split = split
+        self.window_rows = window_rows
+        self._prefetch = prefetch
+        self._shard_rows = np.array(store.shard_rows(split), dtype=np.int64)
+        self._pass_plan: _Plan | None = None
+        self._window: _Window | None = None
+        super().__init__(
+            n_rows=int(self._shard_rows.sum()),
+            batch_size=batch_size,
+            seed=seed,
+            passes=passes,
+            described=f"the store {store.path}",
+        )
+
+    @property
+    def kept_rule(self) -> KeptRule:
+        return self.store.kept_rule
+
+    @property
+    def trained_documents(self) -> list[str]:
+        return self.store.trained_documents
+
+    def statistics(self) -> dict[str, PointStatistics]:
+        """Of all training rows, as the harvest accumulated them."""
+        stored = self.store.statistics()
+        return {point: stored[point] for point in self.points}
+
+    def held_out_rows(self, max_rows: int) -> Float[Tensor, "n d_total"]:
+        """At most `max_rows` rows of held-out documents, evenly spaced over the store."""
+        per_shard = np.array(self.store.shard_rows("held_out"), dtype=np.int64)
+        total = int(per_shard.sum())
+        chosen = evenly_spaced(total, max_rows)
+        bounds = np.cumsum(per_shard)
+        parts = [torch.empty(0, sum(self.widths.values()), dtype=self.store.dtype)]
+        for index in np.unique(np.searchsorted(bounds, chosen, side="right")).tolist():
+            shard = self.store.shard(index)
+            first = bounds[index] - per_shard[index]
+            mine = chosen[(chosen >= first) & (chosen < bounds[index])]
+            rows = shard.in_split("held_out").nonzero()[:, 0][torch.from_numpy(mine - first)]
+            parts.append(torch.cat([shard.activations[point].index_select(0, rows) for point in self.points], dim=1))
+        return torch.cat(parts)
+
+    def provenance(self) -> dict[str, Any]:
+        return {**self.store.provenance(), "points": dict(self.widths)}
+
+    def batch(self, step: int) -> Float[Tensor, "batch d_total"]:
+        """The batch of one step, whatever was asked for before."""
+        return self._assembled(step, labelled=False)[0]
+
+    def _description(self) -> dict[str, Any]:
+        return {
+            "store": self.store.fingerprint,
+            "points": list(self.points),
+            "split": self.split,
+            "seed": self.seed,
+            "batch_size": self.batch_size,
+            "window_rows": self.window_rows,
+        }
+
+    def _batches(self, labelled: bool) -> Generator[Batch, None, None]:
+        first = self.step
+
+        def make(stopped: threading.Event) -> Iterator[Batch]:
+            return (self._assembled(step, labelled) for step in range(first, self.n_steps))
+
+        return ahead(make, self._prefetch, "saescope-store-stream")
+
+    def _assembled(self, step: int, labelled: bool) -> Batch:
+        if not 0 <= step < self.n_steps:
+            raise UsageError(f"step {step} is outside this stream's {self.n_steps} steps")
+        parts = []
+        for piece in self._pieces(step * self.batch_size, (step + 1) * self.batch_size):
+            window = self._opened(piece.pass_, piece.window)
+            parts.append(_gathered(window, piece, [*self.points, *(ROW_TENSORS if labelled else ())]))
+        columns = [torch.cat(column) if len(parts) > 1 else column[0] for column in zip(*parts, strict=True)]
+        rows, labels = columns[: len(self.points)], columns[len(self.points) :]
+        together = torch.cat(rows, dim=1) if len(rows) > 1 else rows[0]
+        return for_transfer(together), RowLabels(*labels) if labelled else None
+
+    def _pieces(self, start: int, end: int) -> Iterator[_Piece]:
+        """The visits `start:end`, counted over all passes."""
+        while start < end:
+            pass_, within = divmod(start, self.n_rows)
+            bounds = self._plan(pass_).bounds
+            window = int(np.searchsorted(bounds, within, side="right")) - 1
+            taken = min(end - start, int(bounds[window + 1]) - within)
+            first = within - int(bounds[window])
+            yield _Piece(pass_, window, first, first + taken)
+            start += taken
+
+    def _plan(self, pass_: int) -> _Plan:
+        if self._pass_plan is None or self._pass_plan.pass_ != pass_:
+            self._pass_plan = _Plan.of(pass_, self.seed, self._shard_rows, self.window_rows)
+        return self._pass_plan
+
+    def _opened(self, pass_: int, number: int) -> _Window:
+        if self._window is not None and self._window.key == (pass_, number):
+            return self._window
+        # Two windows at once would double what window_rows promises.
+        self._window = None
+        shards = [self.store.shard(index, verify=True) for index in self._plan(pass_).windows[number]]
+        rows = [shard.in_split(self.split).nonzero()[:, 0].numpy() for shard in shards]
+        slots = np.repeat(np.arange(len(shards), dtype=np.int32), [len(r) for r in rows])
+        order = np.random.default_rng([self.seed, pass_, number]).permutation(len(slots))
+        self._window = _Window((pass_, number), shards, slots[order], np.concatenate(rows)[order])
+        return self._window
+
+
+def _gathered(window: _Window, piece: _Piece, names: Sequence[str]) -> list[Tensor]:
+    """The visits of one window, for each point or label named.
+
+    Read in ascending order, shard by shard, and put into the order of the visits afterwards: neighbouring rows share
+    pages, and in memory the second step costs little.
+    """
+    slots, local = window.slots[piece.start : piece.end], window.rows[piece.start : piece.end]
+    ascending = np.lexsort((local, slots))
+    cuts = np.searchsorted(slots[ascending], np.arange(len(window.shards) + 1)).tolist()
+    sources = torch.from_numpy(local[ascending])
+    back = torch.empty(len(ascending), dtype=torch.int64)
+    back[torch.from_numpy(ascending)] = torch.arange(len(ascending))
+    columns = []
+    for name in names:
+        first = window.shards[0].column(name)
+        read = torch.empty(len(ascending), *first.shape[1:], dtype=first.dtype)
+        for shard, (start, end) in zip(window.shards, pairwise(cuts), strict=True):
+            torch.index_select(shard.column(name), 0, sources[start:end], out=read[start:end])
+        columns.append(read.index_select(0, back))
+    return columns
+
+
+def evenly_spaced(total: int, at_most: int) -> np.ndarray:
+    """At most `at_most` different numbers below `total`, ascending, as evenly spread as whole numbers can be."""
+    count = min(total, max(at_most, 0))
+    return np.arange(count, dtype=np.int64) * total // max(count, 1)
