@@ -93,7 +93,7 @@ def load(folder: str | Path, *, device: torch.device | str = "cpu") -> SparseCod
     _copy_weights(coder, _read_tensors(folder / WEIGHTS), folder / WEIGHTS)
     metadata.trained_as = metadata.trained_as or kind
     coder.metadata = metadata
-    return coder.to(device).eval()
+    return coder.to(device).eval().requires_grad_(False)
 
 
 def load_reference(folder: str | Path) -> dict[str, Tensor]:

@@ -99,7 +99,7 @@ class Member:
             self.coder.architecture.calibrate(self.coder, batches)
         coder = fold(self.coder.cpu(), _on(self.read_norm, "cpu"), _on(self.write_norm, "cpu"))
         coder.metadata.name = self.name
-        return coder
+        return coder.eval().requires_grad_(False)
 
     def state(self) -> dict[str, Tensor]:
         """Everything that the next step depends on, by name."""

@@ -100,10 +100,10 @@ def _train(
     sample = _sample(source, config)
     trainer = Trainer(config, members, source, Checkpoints(out / "checkpoints"), device, watcher)
     done = trainer.resume()
-    held_out = source.held_out_rows(config.held_out_tokens) if config.held_out_tokens else None
+    held_out = source.held_out_rows(config.held_out_tokens).to(device)
     journals = open_loggers(logger_names, out, done, config.model_dump(mode="json"))
     try:
-        trainer.run(journals, held_out if held_out is None or held_out.shape[0] == 0 else held_out.to(device))
+        trainer.run(journals, held_out if held_out.shape[0] else None)
     finally:
         for journal in journals:
             journal.close()

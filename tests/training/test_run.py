@@ -1,0 +1,244 @@
+"""A training run as its owner sees it: it learns, resumes exactly, refuses what would go wrong, leaves nothing half-made."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from saescope.coders import load, load_reference
+from saescope.errors import CoderError, OccupiedError, TrainingError, UsageError
+from saescope.training import CoderConfig, Progress, TrainConfig, resolve, train
+from saescope.training.checkpoint import Checkpoints
+from saescope.training.optimiser import schedule
+from safetensors.torch import load_file, save_file
+
+from tests.training.conftest import MemorySource, planted
+
+
+def coder(name: str = "batchtopk", **given: Any) -> CoderConfig:
+    options = {"k": 3} | ({"fractions": [0.2, 0.3]} if given.get("arch") == "matryoshka" else {})
+    return CoderConfig(**({"name": name, "d_sae": 40, "options": options, "reads": ("a",), "lr": 1e-2} | given))
+
+
+def config(*coders: CoderConfig, **given: Any) -> TrainConfig:
+    return TrainConfig(**({"coders": coders or (coder(),), "batch_size": 64, "checkpoint_every": 0.1} | given))
+
+
+def source(**given: Any) -> MemorySource:
+    return MemorySource(**({"rows": planted(), "widths": {"a": 24}, "passes": 4, "held_out": planted(512, seed=7)} | given))
+
+
+def weights(folder: Path) -> bytes:
+    return (folder / "sae_weights.safetensors").read_bytes()
+
+
+def test_it_learns_what_was_planted(tmp_path: Path) -> None:
+    run = train(config(coder(), coder("nested", arch="matryoshka")), source(), tmp_path / "run")
+    held_out = planted(2048, seed=8)
+    spread = (held_out - held_out.mean(0)).pow(2).sum()
+    for name, found in run.items():
+        codes = found.encode(held_out)
+        fvu = float((held_out - found.decode(codes)).pow(2).sum() / spread)
+        assert fvu < (0.15 if name == "batchtopk" else 0.25), name
+        assert codes.nnz / 2048 == pytest.approx(3, abs=0.3), name
+        assert torch.equal(load(tmp_path / "run" / "coders" / name)(held_out), found(held_out))
+    assert run["nested"].metadata.levels == [8, 20, 40]
+
+
+def test_folder_holds_what_the_docs_say(tmp_path: Path) -> None:
+    train(config(), source(), tmp_path / "run")
+    assert {path.name for path in (tmp_path / "run").iterdir()} - {".lock"} == {
+        "config.yaml", "run.json", "metrics.jsonl", "coders", "coder"
+    }  # fmt: skip
+    assert weights(tmp_path / "run" / "coder") == weights(tmp_path / "run" / "coders" / "batchtopk")
+    assert TrainConfig.from_yaml(tmp_path / "run" / "config.yaml") == config()
+    lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert lines[-1]["step"] == 256
+    assert {"loss", "l0", "fvu", "dead", "held_out_fvu_centered", "held_out_l0", "tokens"} <= set(lines[-1])
+    found = load(tmp_path / "run" / "coder")
+    assert found.metadata.trained_documents == ["d0"]
+    assert found.metadata.history[-1]["step"] == 256
+    reference = load_reference(tmp_path / "run" / "coder")
+    torch.testing.assert_close(reference["mean.a"], planted().mean(0), rtol=1e-5, atol=1e-4)
+    components = reference["components.a"]
+    torch.testing.assert_close(components @ components.T, torch.eye(24), rtol=0, atol=1e-5)
+
+
+class Stop(Exception):
+    pass
+
+
+@pytest.mark.parametrize("stop_at", [1, 30, 100])
+def test_resumed_run_ends_in_the_same_bits(tmp_path: Path, stop_at: int) -> None:
+    both = config(coder(), coder("nested", arch="matryoshka", seed=3))
+    train(both, source(), tmp_path / "whole")
+
+    def stop(now: Progress) -> None:
+        if now.step == stop_at:
+            raise Stop
+
+    with pytest.raises(Stop):
+        train(both, source(), tmp_path / "cut", watcher=stop)
+    train(both, source(), tmp_path / "cut")
+    for name in ("batchtopk", "nested"):
+        assert weights(tmp_path / "cut" / "coders" / name) == weights(tmp_path / "whole" / "coders" / name)
+    lines = [(tmp_path / run / "metrics.jsonl").read_text().splitlines() for run in ("cut", "whole")]
+    steps = [[(json.loads(line)["step"], json.loads(line)["coder"]) for line in part] for part in lines]
+    assert steps[0] == steps[1], "no metrics line is lost or doubled"
+
+
+def test_one_coder_does_not_change_its_neighbour(tmp_path: Path) -> None:
+    train(config(coder()), source(), tmp_path / "alone")
+    train(config(coder("other", seed=5, lr=1e-3), coder()), source(), tmp_path / "together")
+    assert weights(tmp_path / "alone/coders/batchtopk") == weights(tmp_path / "together/coders/batchtopk")
+
+
+def test_several_points_transcoders_and_skip(tmp_path: Path) -> None:
+    x = planted()
+    y = torch.relu(x @ torch.randn(24, 8, generator=torch.Generator().manual_seed(3))) + 0.1 * x[:, :8]
+    rows = MemorySource(torch.cat([x, y], 1), {"mlp_in.1": 24, "mlp_out.1": 8}, passes=4)
+    members = (
+        coder("sae", reads=("mlp_out.1",)),
+        coder("transcoder", reads=("mlp_in.1",), writes=("mlp_out.1",)),
+        coder("skipped", reads=("mlp_in.1",), writes=("mlp_out.1",), skip=True),
+        coder("both", reads=("mlp_in.1", "mlp_out.1")),
+    )
+    found = train(config(*members), rows, tmp_path / "run")
+    kinds = {name: member.kind for name, member in found.items()}
+    assert kinds == {"sae": "sae", "transcoder": "transcoder", "skipped": "skip_transcoder", "both": "crosscoder"}
+    spread = (y - y.mean(0)).pow(2).sum()
+    fvu = {name: float((y - found[name](x)).pow(2).sum() / spread) for name in ("transcoder", "skipped")}
+    assert fvu["skipped"] < fvu["transcoder"] < 0.5
+
+
+def test_complete_run_is_left_alone(tmp_path: Path) -> None:
+    train(config(), source(), tmp_path / "run")
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "run").rglob("*")}
+    train(config(), source(), tmp_path / "run")
+    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "run").rglob("*")} == before
+
+
+def test_occupied_folders_are_refused(tmp_path: Path) -> None:
+    train(config(), source(), tmp_path / "run")
+    with pytest.raises(OccupiedError, match="another configuration"):
+        train(config(coder(seed=1)), source(), tmp_path / "run")
+    with pytest.raises(OccupiedError, match="other activations"):
+        train(config(), source(rows=planted(seed=4)), tmp_path / "run")
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "notes.txt").touch()
+    with pytest.raises(OccupiedError, match="not a training run"):
+        train(config(), source(), tmp_path / "mine")
+    assert [path.name for path in (tmp_path / "mine").iterdir()] == ["notes.txt"]
+
+
+def test_non_finite_loss_names_step_and_checkpoint(tmp_path: Path) -> None:
+    rows = planted()
+    broken = source(rows=rows)
+    healthy = broken.statistics()
+    rows[100] = torch.nan
+    broken.statistics = lambda: healthy  # type: ignore[method-assign]
+    with pytest.raises(TrainingError, match=r"'batchtopk' has a non-finite loss at step \d+ of 256; (there is|the last)"):
+        train(config(), broken, tmp_path / "run")
+    for path in Checkpoints(tmp_path / "run" / "checkpoints").paths():
+        assert all(torch.isfinite(value).all() for value in load_file(path / "batchtopk.safetensors").values())
+
+
+def test_other_conditions_are_refused(tmp_path: Path) -> None:
+    def stop(now: Progress) -> None:
+        if now.step == 100:
+            raise Stop
+
+    with pytest.raises(Stop):
+        train(config(), source(), tmp_path / "run", watcher=stop)
+    threads = torch.get_num_threads()
+    try:
+        torch.set_num_threads(threads + 1)
+        with pytest.raises(TrainingError, match=f"set OMP_NUM_THREADS={threads}"):
+            train(config(), source(), tmp_path / "run")
+    finally:
+        torch.set_num_threads(threads)
+
+
+def test_full_disk_at_a_checkpoint_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("saescope.training.checkpoint.save_file", full)
+    with pytest.raises(TrainingError, match="No space left on device; free some space and run the same command"):
+        train(config(), source(), tmp_path / "run")
+    assert not list((tmp_path / "run" / "checkpoints").glob("*"))
+
+
+def test_warm_start_begins_where_the_other_ended(tmp_path: Path) -> None:
+    train(config(), source(), tmp_path / "first")
+    saved = str(tmp_path / "first" / "coder")
+    first_lines: dict[str, float] = {}
+
+    def watch(now: Progress) -> None:
+        if now.step == 1:
+            first_lines.update(now.metrics["batchtopk"])
+
+    train(config(coder(init=saved)), source(), tmp_path / "second", watcher=watch)
+    cold = json.loads((tmp_path / "first" / "metrics.jsonl").read_text().splitlines()[0])
+    assert first_lines["fvu"] < 0.2 * cold["fvu"]
+    with pytest.raises(CoderError, match=r"\(d_in, d_out, d_sae\) is \(24, 24, 40\), this run's is \(24, 24, 41\)"):
+        train(config(coder(init=saved, d_sae=41)), source(), tmp_path / "third")
+
+
+def test_dead_latents_come_back(tmp_path: Path) -> None:
+    """Latents pushed far below zero never fire again without AuxK; with it, they do."""
+    train(config(), source(), tmp_path / "first")
+    folder = tmp_path / "first" / "coders" / "batchtopk"
+    tensors = load_file(folder / "sae_weights.safetensors")
+    # Encoder directions that no input excites, for half of the latents.
+    tensors["b_enc"][:20] = -10.0
+    save_file(tensors, folder / "sae_weights.safetensors")
+    dead = {}
+    for name, coefficient in (("off", 0.0), ("on", 1.0)):
+        run = config(coder(init=str(folder)), aux_coefficient=coefficient, dead_after=0.05)
+        found = train(run, source(passes=8), tmp_path / name)["batchtopk"]
+        fired = torch.bincount(found.encode(planted(4096)).indices, minlength=40) > 0
+        dead[name] = int((~fired[:20]).sum())
+    assert dead["on"] < dead["off"]
+
+
+@pytest.mark.parametrize(("warmup", "decay"), [(0.05, 0.2), (0.0, 0.0), (0.3, 0.7), (0.0, 1.0)])
+def test_schedule(warmup: float, decay: float) -> None:
+    shares = [schedule(step, 100, warmup, decay) for step in range(100)]
+    assert all(0 < share <= 1 for share in shares)
+    assert max(shares) == pytest.approx(1, abs=0.02)
+    peak = shares.index(max(shares))
+    assert shares[: peak + 1] == sorted(shares[: peak + 1])
+    assert shares[peak:] == sorted(shares[peak:], reverse=True)
+    assert (shares[-1] < 0.1) == (decay > 0)
+
+
+def test_configuration_round_trip_and_refusals(tmp_path: Path) -> None:
+    whole = config(coder(), coder("b", arch="matryoshka"), passes=2.5)
+    path = tmp_path / "c.yaml"
+    path.write_text(whole.to_yaml())
+    assert TrainConfig.from_yaml(path) == whole
+    over = resolve(path, {"passes": 1, "seed": None}, {"lr": 0.5})
+    assert over.passes == 1
+    assert {member.lr for member in over.coders} == {0.5}
+    grid = resolve(None, {}, {"d_sae": 64}, archs=["batchtopk", "matryoshka"], ks=[4, 8], available=["p.1"])
+    assert [member.name for member in grid.coders] == ["batchtopk-k4", "batchtopk-k8", "matryoshka-k4", "matryoshka-k8"]
+    for text, says in (
+        ("batch_sise: 3\ncoders: []", "nearest: batch_size"),
+        ("coders: 3", "coders"),
+        ("- 1", "must be a mapping"),
+        ("a: [", "is not YAML"),
+    ):
+        path.write_text(text)
+        with pytest.raises(UsageError, match=says) as error:
+            TrainConfig.from_yaml(path)
+        assert "\n" not in str(error.value)
+    with pytest.raises(UsageError, match=r"k = 50 is more than the 40 latents"):
+        coder(options={"k": 50})
+    with pytest.raises(UsageError, match="cannot be trained"):
+        coder(arch="jumprelu", options={})
+    with pytest.raises(UsageError, match="'x' is not among the activations; they have a"):
+        train(config(coder(reads=("x",))), source(), tmp_path / "run")
