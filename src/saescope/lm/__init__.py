@@ -1,0 +1,25 @@
+"""Language models: where they come from, runs that capture and edit, generation with edits.
+
+The only room that knows `interp-engine`; everything above it speaks in hook point names such as `resid_post.14`.
+"""
+
+from saescope.lm.devices import has_native_bf16, resolve_device, resolve_dtype
+from saescope.lm.edits import Change, Edit, Positions, Run
+from saescope.lm.foreign_names import sae_lens_hook_name
+from saescope.lm.generation import Generation
+from saescope.lm.model import LanguageModel
+from saescope.lm.points import Point
+
+__all__ = [
+    "Change",
+    "Edit",
+    "Generation",
+    "LanguageModel",
+    "Point",
+    "Positions",
+    "Run",
+    "has_native_bf16",
+    "resolve_device",
+    "resolve_dtype",
+    "sae_lens_hook_name",
+]
