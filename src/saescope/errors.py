@@ -30,7 +30,7 @@ class ModelError(SaescopeError):
     """A language model could not be loaded or run as asked."""
 
 
-class EditNeverFired(ModelError):
+class EditNeverFired(ModelError):  # noqa: N818 - reads as the event it is
     """An edit was given, the run ended, and the edit had touched nothing."""
 
 

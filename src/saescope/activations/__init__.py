@@ -3,7 +3,7 @@
 from saescope.activations.documents import StoredDocument
 from saescope.activations.estimate import Plan, readable_bytes, readable_seconds
 from saescope.activations.exclusions import SINK_RATIO, Exclusions, KeptRule
-from saescope.activations.harvest import Progress, harvest
+from saescope.activations.harvesting import Progress, harvest
 from saescope.activations.manifest import Counts, Manifest, Request, ShardRecord
 from saescope.activations.model_stream import ModelStream
 from saescope.activations.shards import STORE_DTYPES, Shard

@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import json
-import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-from rich.progress import Progress as Bar
+
+from saescope.cli.progress import harvest_bar
 
 if TYPE_CHECKING:
-    from saescope.activations import Plan, Progress, Store
+    from saescope.activations import Store
     from saescope.text import SequenceOptions
 
 _EXAMPLE = "Example: saescope harvest --model smollm2 --corpus demo --points resid_post.14 --tokens 400000 --out store"
@@ -63,8 +60,7 @@ def harvest(
     options = _sequence_options(context=context, packed=packed, bos=bos, chat=chat, held_out=held_out)
     text = Corpus.open(corpus, text_field=text_field, messages_field=messages_field)
     lm = LanguageModel.load(model, dtype=dtype, device=device)
-    quiet = as_json or bool(os.environ.get("SAESCOPE_QUIET"))
-    with _shown(quiet) as shown:
+    with harvest_bar(silent=as_json) as shown:
         store = activations.harvest(
             lm,
             text,
@@ -82,42 +78,6 @@ def harvest(
         typer.echo(json.dumps(_summary(store), indent=1))
     else:
         _print_summary(store, already=not shown.started)
-
-
-class _Shown:
-    """Prints the plan, then moves a bar."""
-
-    def __init__(self, bar: Bar, quiet: bool):
-        self._bar = bar
-        self._quiet = quiet
-        self._task: TaskID | None = None
-        self.started = False
-
-    def __call__(self, event: Plan | Progress) -> None:
-        from saescope.activations import Plan, readable_bytes, readable_seconds
-
-        self.started = True
-        if self._quiet:
-            return
-        if isinstance(event, Plan):
-            done = f", {event.tokens_done:,} of them already there" if event.tokens_done else ""
-            free = "" if event.free_bytes is None else f" of {readable_bytes(event.free_bytes)} free"
-            self._bar.console.print(
-                f"{event.tokens:,} tokens{done}: at most {readable_bytes(event.bytes)}{free}, "
-                f"about {readable_seconds(event.seconds)}"
-            )
-            return
-        if self._task is None:
-            self._task = self._bar.add_task("harvest", total=event.tokens_total)
-        self._bar.update(self._task, completed=min(event.tokens, event.tokens_total))
-
-
-@contextmanager
-def _shown(quiet: bool) -> Iterator[_Shown]:
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("tokens"))
-    console = Console(stderr=True, highlight=False)
-    with Bar(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=console, disable=quiet) as bar:
-        yield _Shown(bar, quiet)
 
 
 def _sequence_options(**given: Any) -> SequenceOptions:

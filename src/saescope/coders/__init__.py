@@ -16,7 +16,7 @@ from saescope.coders.codes import Codes
 from saescope.coders.folding import decoder_norms, fold, unfold
 from saescope.coders.metadata import CoderMetadata, Slice
 from saescope.coders.normalization import Normalization
-from saescope.coders.splice import splice
+from saescope.coders.splicing import splice
 from saescope.coders.storage import load, load_reference, save
 
 del _architectures

@@ -1,0 +1,5 @@
+"""`python -m saescope`."""
+
+from saescope.cli import main
+
+main()

@@ -1,0 +1,77 @@
+"""The command line: one file per command group. Parses, calls the library, prints."""
+
+from __future__ import annotations
+
+import os
+import sys
+import warnings
+
+import typer
+from rich.console import Console
+
+from saescope.errors import SaescopeError
+
+app = typer.Typer(
+    name="saescope",
+    help="From a language model's activations to named, measured, steerable features.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+@app.callback()
+def _options(
+    quiet: bool = typer.Option(False, "--quiet", "-q", help="No progress, only results and errors."),
+) -> None:
+    if quiet:
+        os.environ["SAESCOPE_QUIET"] = "1"
+
+
+def _register() -> None:
+    from saescope.cli import cache, demo, doctor, evaluate, fetch, harvest, train
+
+    for commands in (demo, fetch, cache, harvest, train, evaluate, doctor):
+        commands.register(app)
+
+
+def main() -> None:
+    """Entry point: every refusal is one line on standard error; 2 for usage, 1 for failure, 130 when interrupted."""
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    warnings.filterwarnings("ignore", module=r"(torch|transformers)\..*")
+    _register()
+    try:
+        code = app(standalone_mode=False)
+    except SaescopeError as error:
+        _complain(str(error))
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        _complain("interrupted; the same command goes on from where it stopped")
+        sys.exit(130)
+    except BrokenPipeError:
+        # The reader (head, less) has gone; there is no one left to tell.
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115
+        sys.exit(141)
+    except OSError as error:
+        where = f" ({error.filename})" if error.filename else ""
+        _complain(f"{error.strerror or error}{where}")
+        sys.exit(1)
+    except Exception as error:
+        # What typer's parser raises is click's or, in newer versions, its own copy of click's: known by its methods.
+        if not (hasattr(error, "exit_code") and hasattr(error, "format_message")):
+            raise
+        _complain(f"{error.format_message()} See saescope --help.")
+        sys.exit(error.exit_code)
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+def _complain(message: str) -> None:
+    Console(stderr=True, highlight=False).print(f"[bold red]saescope:[/] {_escaped(message)}", soft_wrap=True)
+
+
+def _escaped(message: str) -> str:
+    from rich.markup import escape
+
+    return escape(" ".join(message.split()))

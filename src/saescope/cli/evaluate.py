@@ -1,0 +1,75 @@
+"""`saescope eval`: coders measured on text that did not train them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+_EXAMPLE = "Example: saescope eval runs/first/coder --corpus demo --out runs/first/eval"
+
+
+def register(app: typer.Typer) -> None:
+    app.command("eval", epilog=_EXAMPLE)(evaluate)
+
+
+def evaluate(
+    coders: Annotated[list[str], typer.Argument(metavar="CODER...", help="Folders of saved coders.")],
+    corpus: Annotated[
+        str, typer.Option(help="Demo name, file, folder, or hf:NAME. Documents that trained a coder are left out.")
+    ] = "demo",
+    model: Annotated[
+        str | None, typer.Option(help="The model the coders read.", show_default="as the coder records")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder for metrics.json and report.html.")] = None,
+    tokens: Annotated[int, typer.Option(min=0, help="Tokens to measure on, spread over the text; 0 = all.")] = 65_536,
+    ce_tokens: Annotated[
+        int, typer.Option(min=0, help="Of these, tokens for CE and KL, which take most of the time; 0 = all.")
+    ] = 32_768,
+    store: Annotated[
+        str | None, typer.Option(help="Take the report's contexts from this store, its training text included.")
+    ] = None,
+    dtype: Annotated[str, typer.Option(help="What the model runs in; auto: bfloat16 where it is native.")] = "auto",
+    device: Annotated[str, typer.Option(help="auto, cuda, mps or cpu.")] = "auto",
+    text_field: Annotated[str, typer.Option(help="Field or column that holds the text.")] = "text",
+    messages_field: Annotated[str, typer.Option(help="Field or column that holds a conversation.")] = "messages",
+    seed: Annotated[int, typer.Option(help="Seed of the random control and of the intervals.")] = 0,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print metrics.json instead of a table, no progress.")
+    ] = False,
+) -> None:
+    """Measure coders on documents that trained none of them, beside controls, and write a report."""
+    from saescope import evaluation, reports
+    from saescope.activations import Store
+    from saescope.cli.progress import stage_bar
+    from saescope.cli.tables import metrics_table
+    from saescope.lm import LanguageModel
+    from saescope.text import Corpus
+
+    if out is not None:
+        reports.claim(out)
+    subjects = [evaluation.Subject.of(folder) for folder in coders]
+    opened = Store.open(store) if store is not None else None
+    text = Corpus.open(corpus, text_field=text_field, messages_field=messages_field)
+    lm = LanguageModel.load(model or subjects[0].model_spec(), dtype=dtype, device=device)
+    with stage_bar(silent=as_json) as progress:
+        found = evaluation.evaluate(
+            subjects, lm, text, max_tokens=tokens or None, ce_tokens=ce_tokens or None, seed=seed, progress=progress
+        )
+        if opened is not None:
+            found = evaluation.contexts_from_store(found, subjects, opened, progress)
+    report = reports.write_report(found, out, lm.tokenizer) if out is not None else None
+    if as_json:
+        typer.echo(json.dumps(evaluation.record(found), indent=1, allow_nan=False))
+        return
+    console = Console(highlight=False, soft_wrap=True)
+    console.print(metrics_table(found))
+    if report is None:
+        console.print("Nothing was written; --out DIR keeps these numbers and makes a report.")
+    else:
+        console.print(
+            f"Every number is in {report.with_name(reports.METRICS_FILE)}; open {report} in a browser.", markup=False
+        )

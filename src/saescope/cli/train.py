@@ -1,0 +1,164 @@
+"""`saescope train`: coders from a store, or straight from a model."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from saescope.errors import UsageError
+
+
+def register(app: typer.Typer) -> None:
+    app.command(
+        "train",
+        epilog="Example: saescope train acts --arch batchtopk --d-sae 9216 --k 32 --passes 3 --out runs/first",
+    )(train)
+
+
+def train(
+    store: Annotated[str | None, typer.Argument(help="An activation store; leave out to stream from --model.")] = None,
+    out: Annotated[Path, typer.Option("--out", help="The run's folder. The same command continues it.")] = Path("run"),
+    config: Annotated[Path | None, typer.Option("--config", help="A YAML configuration; options override it.")] = None,
+    arch: Annotated[str | None, typer.Option("--arch", help="Architectures, comma-separated; one coder each.")] = None,
+    d_sae: Annotated[int | None, typer.Option("--d-sae", help="Latents.")] = None,
+    k: Annotated[
+        str | None, typer.Option("--k", help="Active latents per token; comma-separated for several coders.")
+    ] = None,
+    reads: Annotated[
+        str | None, typer.Option("--reads", help="Hook points read; default: each point of the store.")
+    ] = None,
+    writes: Annotated[
+        str | None, typer.Option("--writes", help="Hook points written (a transcoder); default: as read.")
+    ] = None,
+    skip: Annotated[bool, typer.Option("--skip", help="Add a linear skip connection (skip transcoder).")] = False,
+    lr: Annotated[float | None, typer.Option("--lr", help="Peak learning rate.")] = None,
+    passes: Annotated[float | None, typer.Option("--passes", help="Passes over the training rows.")] = None,
+    batch_size: Annotated[int | None, typer.Option("--batch-size", help="Tokens per step.")] = None,
+    seed: Annotated[int | None, typer.Option("--seed", help="Seed of weights and order.")] = None,
+    init: Annotated[Path | None, typer.Option("--init", help="Start from this saved coder.")] = None,
+    setting: Annotated[
+        list[str] | None, typer.Option("--set", help="Any other setting, NAME=VALUE, e.g. aux_coefficient=0.")
+    ] = None,
+    model: Annotated[str | None, typer.Option("--model", help="Without a store: the model to stream from.")] = None,
+    corpus: Annotated[str | None, typer.Option("--corpus", help="Without a store: the text.")] = None,
+    points: Annotated[
+        str | None, typer.Option("--points", help="Without a store: hook points, comma-separated.")
+    ] = None,
+    tokens: Annotated[int, typer.Option("--tokens", help="Without a store: tokens of text to run.")] = 1_000_000,
+    context: Annotated[int, typer.Option("--context", help="Without a store: tokens per sequence.")] = 256,
+    device: Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
+    log: Annotated[str, typer.Option("--log", help="Further loggers: tensorboard, wandb.")] = "",
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON for machines, without progress.")] = False,
+) -> None:
+    """Train sparse coders. Several (of --arch and --k) share each batch."""
+    from saescope.cli.progress import training_bar
+    from saescope.lm import resolve_device
+    from saescope.training import resolve
+    from saescope.training import train as run
+
+    if (store is None) == (model is None):
+        raise UsageError("give a STORE to train from, or --model, --corpus and --points to stream without one")
+    base = {"batch_size": batch_size, "passes": passes, "seed": seed} | _settings(setting or [])
+    coder: dict[str, Any] = {"d_sae": d_sae, "skip": skip or None, "lr": lr, "init": str(init) if init else None}
+    available = _split(points) if store is None else _store_points(store)
+    resolved = resolve(
+        config,
+        base,
+        coder,
+        archs=_split(arch),
+        ks=[_integer(value) for value in _split(k)],
+        reads=_split(reads),
+        writes=_split(writes),
+        available=available,
+    )
+    source = (
+        _stored(store, resolved)
+        if store is not None
+        else _streamed(str(model), corpus, _split(points), tokens, context, device, resolved)
+    )
+    try:
+        with training_bar(silent=as_json) as watcher:
+            coders = run(resolved, source, out, device=resolve_device(device), loggers=_split(log), watcher=watcher)
+    finally:
+        source.close()
+    results = {name: _summary(coder.metadata.history) for name, coder in coders.items()}
+    if as_json:
+        print(json.dumps({"out": str(out), "coders": results}))
+        return
+    console = Console(highlight=False, soft_wrap=True)
+    table = Table("coder", "held-out FVU", "held-out L0", "dead in training", box=None, padding=(0, 2))
+    for name, found in results.items():
+        table.add_row(name, *(f"{found.get(key, float('nan')):.4g}" for key in _SHOWN))
+    console.print(table)
+    saved = out / "coder" if len(coders) == 1 else out / "coders" / next(iter(coders))
+    console.print(f"Saved in {out / 'coders'}. Next: saescope eval {saved} --corpus demo --out {out / 'eval'}")
+
+
+_SHOWN = ("held_out_fvu_centered", "held_out_l0", "dead")
+
+
+def _summary(history: list[dict[str, float]]) -> dict[str, float]:
+    return {key: history[-1][key] for key in (*_SHOWN, "loss", "tokens", "seconds") if history and key in history[-1]}
+
+
+def _split(value: str | None) -> list[str]:
+    return [part.strip() for part in value.split(",") if part.strip()] if value else []
+
+
+def _integer(value: str) -> int:
+    try:
+        return int(value)
+    except ValueError:
+        raise UsageError(f"--k takes whole numbers, got {value!r}") from None
+
+
+def _settings(pairs: list[str]) -> dict[str, Any]:
+    import yaml
+
+    settings = {}
+    for pair in pairs:
+        name, equals, value = pair.partition("=")
+        if not equals:
+            raise UsageError(f"--set takes NAME=VALUE, got {pair!r}")
+        settings[name] = yaml.safe_load(value)
+    return settings
+
+
+def _store_points(store: str) -> list[str]:
+    from saescope.activations import Store
+
+    return list(Store.open(store).points)
+
+
+def _stored(store: str, config: Any) -> Any:
+    from saescope.activations import Store, StoreStream
+
+    return StoreStream(
+        Store.open(store), config.points, batch_size=config.batch_size, seed=config.seed, passes=config.passes
+    )
+
+
+def _streamed(
+    model: str, corpus: str | None, points: list[str], tokens: int, context: int, device: str, config: Any
+) -> Any:
+    from saescope.activations import ModelStream
+    from saescope.lm import LanguageModel
+    from saescope.text import Corpus, SequenceOptions
+
+    if corpus is None or not points:
+        raise UsageError("streaming needs --corpus and --points beside --model")
+    return ModelStream(
+        LanguageModel.load(model, device=device),
+        Corpus.open(corpus),
+        config.points,
+        SequenceOptions(context=context),
+        tokens=tokens,
+        batch_size=config.batch_size,
+        seed=config.seed,
+        passes=config.passes,
+    )

@@ -1,0 +1,129 @@
+"""The whole way on a real model and real text: fetch, harvest, train, evaluate, report."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from saescope import activations, assets
+from saescope.activations import StoreStream
+from saescope.errors import UsageError
+from saescope.evaluation import Evaluation, Subject, contexts_from_store, evaluate
+from saescope.lm import LanguageModel
+from saescope.reports import METRICS_FILE, write_report
+from saescope.text import Corpus, SequenceOptions
+from saescope.training import Watcher, resolve, train
+
+ARCHITECTURES = ("batchtopk", "matryoshka")
+
+
+@dataclass(frozen=True)
+class DemoOptions:
+    """What the demo makes. The defaults take under 15 minutes on two cores."""
+
+    out: Path = Path("demo")
+    model: str = "smollm2"
+    corpus: str = "demo"
+    tokens: int = 400_000
+    passes: float = 3
+    d_sae: int = 9216
+    k: int = 32
+    eval_tokens: int = 40_000
+    ce_tokens: int = 16_000
+
+
+class Audience(Protocol):
+    """Who is shown the demo's progress."""
+
+    def stage(self, number: int, of: int, title: str) -> None: ...
+
+    def harvest(self) -> Callable[[Any], None]: ...
+
+    def training(self) -> Watcher: ...
+
+    def evaluation(self) -> Callable[[str, int, int], None]: ...
+
+
+@dataclass(frozen=True)
+class DemoResult:
+    """What was made, where, and how long each stage took in seconds."""
+
+    store: Path
+    coders: dict[str, Path]
+    report: Path
+    metrics: Path
+    evaluations: list[Evaluation]
+    seconds: dict[str, float]
+
+
+def run(options: DemoOptions, audience: Audience) -> DemoResult:
+    """Run the demo into `options.out`. What an earlier, interrupted demo finished there is used, not made again."""
+    if options.tokens <= 0:
+        raise UsageError(f"--tokens must be positive, got {options.tokens}")
+    out, seconds = options.out, {}
+
+    def timed(title: str, number: int) -> Callable[[], None]:
+        audience.stage(number, 4, title)
+        started = time.perf_counter()
+
+        def done() -> None:
+            seconds[title] = round(time.perf_counter() - started, 1)
+
+        return done
+
+    done = timed("fetch", 1)
+    if options.model in assets.MODELS:
+        assets.fetch(options.model)
+    corpus = Corpus.open(options.corpus)
+    lm = LanguageModel.load(options.model)
+    done()
+
+    done = timed("harvest", 2)
+    point = f"resid_post.{middle_layer(lm)}"
+    store = activations.harvest(
+        lm,
+        corpus,
+        [point],
+        out / "store",
+        tokens=options.tokens,
+        options=SequenceOptions(),
+        progress=audience.harvest(),
+    )
+    done()
+
+    done = timed("train", 3)
+    config = resolve(
+        None,
+        {"passes": options.passes},
+        {"d_sae": options.d_sae},
+        archs=ARCHITECTURES,
+        ks=[options.k],
+        reads=[point],
+    )
+    source = StoreStream(store, config.points, batch_size=config.batch_size, passes=config.passes)
+    try:
+        train(config, source, out / "run", device=lm.device, watcher=audience.training())
+    finally:
+        source.close()
+    coders = {coder.name: out / "run" / "coders" / coder.name for coder in config.coders}
+    done()
+
+    done = timed("evaluate", 4)
+    tell = audience.evaluation()
+    subjects = [Subject.of(folder) for folder in coders.values()]
+    evaluations = evaluate(
+        subjects, lm, corpus, max_tokens=options.eval_tokens, ce_tokens=options.ce_tokens, progress=tell
+    )
+    # Ten times the held-out text stands in the store, so rare features have contexts to show.
+    evaluations = contexts_from_store(evaluations, subjects, store, tell)
+    report = write_report(evaluations, out / "report", lm.tokenizer)
+    done()
+    return DemoResult(out / "store", coders, report, report.with_name(METRICS_FILE), evaluations, seconds)
+
+
+def middle_layer(lm: LanguageModel) -> int:
+    """The layer whose output is the middle of the residual stream."""
+    return lm.n_layers // 2 - 1
