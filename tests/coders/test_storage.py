@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
+from tests.coders.conftest import small_coder
+
 from saescope.coders import load, save
 from saescope.errors import CoderError, OccupiedError
-from safetensors.torch import load_file, save_file
-
-from tests.coders.conftest import small_coder
 
 
 @pytest.fixture
@@ -37,7 +37,10 @@ def edit_weights(folder: Path, change: Callable[[dict[str, torch.Tensor]], objec
         (lambda f: (f / "cfg.json").unlink(), "cfg.json is missing"),
         (lambda f: (f / "cfg.json").write_text("{"), "cfg.json cannot be read"),
         (lambda f: (f / "cfg.json").write_text("[1]"), "holds a list"),
-        (lambda f: (f / "saescope.json").write_text('{"reads": [{"point": "a", "width": -1}]}'), "saescope.json is damaged"),
+        (
+            lambda f: (f / "saescope.json").write_text('{"reads": [{"point": "a", "width": -1}]}'),
+            "saescope.json is damaged",
+        ),
         (lambda f: edit_config(f, architecture="temporal"), "architecture 'temporal', which saescope does not read"),
         (lambda f: edit_config(f, normalize_activations="layer_norm"), "asks for normalize_activations='layer_norm'"),
         (lambda f: edit_config(f, d_sae="many"), "not a coder's configuration"),
@@ -48,7 +51,10 @@ def edit_weights(folder: Path, change: Callable[[dict[str, torch.Tensor]], objec
             "damaged or not a safetensors file",
         ),
         (lambda f: edit_weights(f, lambda w: w.pop("threshold")), "has no tensor 'threshold'"),
-        (lambda f: edit_weights(f, lambda w: w.update(W_enc=w["W_enc"].T)), r"W_enc is \[48, 10\], cfg.json makes it \[10, 48\]"),
+        (
+            lambda f: edit_weights(f, lambda w: w.update(W_enc=w["W_enc"].T)),
+            r"W_enc is \[48, 10\], cfg.json makes it \[10, 48\]",
+        ),
         (lambda f: edit_weights(f, lambda w: w["b_enc"].fill_(torch.nan)), "b_enc contains NaN"),
         (lambda f: edit_weights(f, lambda w: w.update(extra=torch.zeros(1))), "unknown tensors extra"),
     ],

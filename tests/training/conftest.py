@@ -7,8 +7,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from saescope.activations import Moments, PointStatistics
 from torch import Tensor
+
+from saescope.activations import Moments, PointStatistics
 
 
 @dataclass
@@ -47,8 +48,13 @@ class MemorySource:
 
     def provenance(self) -> dict[str, Any]:
         return {
-            "model": {"name": "none"}, "corpus": {}, "sequences": {}, "kept_rule": {},
-            "trained_documents": ["d0"], "rows": self.n_rows, "sum": float(self.rows.double().sum()),
+            "model": {"name": "none"},
+            "corpus": {},
+            "sequences": {},
+            "kept_rule": {},
+            "trained_documents": ["d0"],
+            "rows": self.n_rows,
+            "sum": float(self.rows.double().sum()),
         }
 
     def state_dict(self) -> dict[str, Any]:

@@ -8,14 +8,14 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
+from tests.training.conftest import MemorySource, planted
+
 from saescope.coders import load, load_reference
 from saescope.errors import CoderError, OccupiedError, TrainingError, UsageError
 from saescope.training import CoderConfig, Progress, TrainConfig, resolve, train
 from saescope.training.checkpoint import Checkpoints
 from saescope.training.optimiser import schedule
-from safetensors.torch import load_file, save_file
-
-from tests.training.conftest import MemorySource, planted
 
 
 def coder(name: str = "batchtopk", **given: Any) -> CoderConfig:
@@ -28,7 +28,9 @@ def config(*coders: CoderConfig, **given: Any) -> TrainConfig:
 
 
 def source(**given: Any) -> MemorySource:
-    return MemorySource(**({"rows": planted(), "widths": {"a": 24}, "passes": 4, "held_out": planted(512, seed=7)} | given))
+    return MemorySource(
+        **({"rows": planted(), "widths": {"a": 24}, "passes": 4, "held_out": planted(512, seed=7)} | given)
+    )
 
 
 def weights(folder: Path) -> bytes:
@@ -67,7 +69,7 @@ def test_folder_holds_what_the_docs_say(tmp_path: Path) -> None:
     torch.testing.assert_close(components @ components.T, torch.eye(24), rtol=0, atol=1e-5)
 
 
-class Stop(Exception):
+class StopHereError(Exception):
     pass
 
 
@@ -78,9 +80,9 @@ def test_resumed_run_ends_in_the_same_bits(tmp_path: Path, stop_at: int) -> None
 
     def stop(now: Progress) -> None:
         if now.step == stop_at:
-            raise Stop
+            raise StopHereError
 
-    with pytest.raises(Stop):
+    with pytest.raises(StopHereError):
         train(both, source(), tmp_path / "cut", watcher=stop)
     train(both, source(), tmp_path / "cut")
     for name in ("batchtopk", "nested"):
@@ -140,7 +142,9 @@ def test_non_finite_loss_names_step_and_checkpoint(tmp_path: Path) -> None:
     healthy = broken.statistics()
     rows[100] = torch.nan
     broken.statistics = lambda: healthy  # type: ignore[method-assign]
-    with pytest.raises(TrainingError, match=r"'batchtopk' has a non-finite loss at step \d+ of 256; (there is|the last)"):
+    with pytest.raises(
+        TrainingError, match=r"'batchtopk' has a non-finite loss at step \d+ of 256; (there is|the last)"
+    ):
         train(config(), broken, tmp_path / "run")
     for path in Checkpoints(tmp_path / "run" / "checkpoints").paths():
         assert all(torch.isfinite(value).all() for value in load_file(path / "batchtopk.safetensors").values())
@@ -149,9 +153,9 @@ def test_non_finite_loss_names_step_and_checkpoint(tmp_path: Path) -> None:
 def test_other_conditions_are_refused(tmp_path: Path) -> None:
     def stop(now: Progress) -> None:
         if now.step == 100:
-            raise Stop
+            raise StopHereError
 
-    with pytest.raises(Stop):
+    with pytest.raises(StopHereError):
         train(config(), source(), tmp_path / "run", watcher=stop)
     threads = torch.get_num_threads()
     try:

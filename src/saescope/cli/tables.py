@@ -21,35 +21,30 @@ _SHOWN = (
     "ce_increase",
     "kl",
 )
-_INDENT = "  "
 
 
 def metrics_table(evaluations: Sequence[Evaluation]) -> Table:
-    """A row for each coder and, indented below it, one for each of its controls; 95 % intervals under the numbers."""
-    from saescope.evaluation import BY_KEY
+    """The main numbers of each coder, one below the other, with 95 % intervals and the controls beside them."""
+    from saescope.evaluation import BY_KEY, CONTROLS
 
-    metrics = [BY_KEY[key] for key in _SHOWN]
     table = Table(box=None, padding=(0, 2, 0, 0))
-    table.add_column("")
-    for metric in metrics:
-        table.add_column(metric.label, justify="right")
+    table.add_column("", no_wrap=True)
+    for heading in ("coder", "95 %", *CONTROLS):
+        table.add_column(heading, justify="right", no_wrap=True)
     for evaluation in evaluations:
-        own = [metric.format(evaluation.coder.get(metric.key)) for metric in metrics]
-        table.add_row(f"[bold]{escape(evaluation.name)}[/]", *(f"[bold]{number}[/]" for number in own))
-        table.add_row(
-            f"[dim]{_INDENT}95 %[/]",
-            *(f"[dim]{_interval(evaluation, metric.key)}[/]" for metric in metrics),
-        )
-        for name, control in evaluation.controls.items():
-            if "absent" in control:
-                table.add_row(f"{_INDENT}{name}", "[dim]not measured[/]")
-            else:
-                table.add_row(f"{_INDENT}{name}", *(metric.format(control.get(metric.key)) for metric in metrics))
+        table.add_row(f"[bold]{escape(evaluation.name)}[/]")
+        for metric in (BY_KEY[key] for key in _SHOWN):
+            found = evaluation.intervals["coder"].get(metric.key)
+            interval = "" if found is None else f"{metric.format(found[0])} – {metric.format(found[1])}"
+            controls = [metric.format(control.get(metric.key)) for control in evaluation.controls.values()]
+            own = metric.format(evaluation.coder.get(metric.key))
+            table.add_row(f"  {metric.label}", f"[bold]{own}[/]", f"[dim]{interval}[/]", *controls)
+    missing = [
+        f"{evaluation.name}: no {name}, because {control['absent']}"
+        for evaluation in evaluations
+        for name, control in evaluation.controls.items()
+        if "absent" in control
+    ]
+    if missing:
+        table.caption, table.caption_justify = escape("\n".join(missing)), "left"
     return table
-
-
-def _interval(evaluation: Evaluation, key: str) -> str:
-    from saescope.evaluation import BY_KEY
-
-    found = evaluation.intervals["coder"].get(key)
-    return "" if found is None else f"{BY_KEY[key].format(found[0])}–{BY_KEY[key].format(found[1])}"

@@ -1,0 +1,33 @@
+"""Evaluations shown with contexts from a whole store instead of the evaluation text."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from saescope.activations import Store
+from saescope.evaluation.evaluation import Evaluation
+from saescope.evaluation.run import Progress
+from saescope.evaluation.subject import Subject
+from saescope.features import check_store, top_contexts
+
+
+def contexts_from_store(
+    evaluations: Sequence[Evaluation], subjects: Sequence[Subject], store: Store, progress: Progress | None = None
+) -> list[Evaluation]:
+    """The evaluations with each feature's strongest contexts in `store`: more text, training documents included.
+
+    CoderError when the store lacks what a coder reads.
+    """
+    for subject in subjects:
+        check_store(subject.coder, store)
+    titles = [document.title for document in store.documents]
+    found = []
+    for evaluation, subject in zip(evaluations, subjects, strict=True):
+
+        def tell(done: int, total: int) -> None:
+            if progress is not None:
+                progress("read the store", done, total)
+
+        table = top_contexts(subject.coder, store, evaluation.contexts.value.shape[1], progress=tell)
+        found.append(evaluation.with_contexts(table, titles, "the activation store, training text included"))
+    return found

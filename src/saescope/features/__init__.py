@@ -1,0 +1,16 @@
+"""Who fires where: the strongest contexts of every feature."""
+
+from saescope.features.contexts import Context, ContextTable, FeatureContexts
+from saescope.features.passages import Passages
+from saescope.features.sample import spread_over_densities
+from saescope.features.store_pass import check_store, top_contexts
+
+__all__ = [
+    "Context",
+    "ContextTable",
+    "FeatureContexts",
+    "Passages",
+    "check_store",
+    "spread_over_densities",
+    "top_contexts",
+]

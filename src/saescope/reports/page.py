@@ -1,0 +1,71 @@
+"""The page: one self-contained HTML file that asks the network for nothing and runs no script."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from importlib.resources import files
+from typing import Any
+
+from saescope.evaluation import Evaluation
+from saescope.reports import sections
+from saescope.reports.escaping import visible
+from saescope.reports.tokens import Pieces
+
+GENERATOR = "saescope report"
+_POLICY = "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
+
+
+def report_page(evaluations: Sequence[Evaluation], pieces: Pieces) -> str:
+    """The whole page. `pieces` gives each token's text (`text.TokenText(tokenizer).pieces`)."""
+    names = [evaluation.name for evaluation in evaluations]
+    title = f"{', '.join(names)} — sparse coder report"
+    navigation = _navigation(names) if len(names) > 1 else ""
+    overview = f"<h2>Side by side</h2>{sections.comparison(evaluations)}" if len(names) > 1 else ""
+    coders = "".join(_section(number, evaluation, pieces) for number, evaluation in enumerate(evaluations))
+    heading = "Sparse coders compared" if len(names) > 1 else "Sparse coder report"
+    return (
+        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
+        f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        f'<meta name="generator" content="{GENERATOR}"><meta name="referrer" content="no-referrer">'
+        f"<title>{visible(title)}</title><style>{_style()}</style></head><body>"
+        '<a class="skip" href="#main">Skip to content</a>'
+        f'<header class="top"><h1>{heading}</h1></header>{navigation}<main id="main">{overview}{coders}</main>'
+        f"<footer>{_footer(evaluations[0])}</footer></body></html>\n"
+    )
+
+
+def _style() -> str:
+    return files("saescope.reports").joinpath("style.css").read_text("utf-8")
+
+
+def _anchor(number: int) -> str:
+    return f"coder{number + 1}"
+
+
+def _navigation(names: Sequence[str]) -> str:
+    links = "".join(f'<li><a href="#{_anchor(number)}">{visible(name)}</a></li>' for number, name in enumerate(names))
+    return f'<nav class="coders" aria-label="Coders"><ul>{links}</ul></nav>'
+
+
+def _section(number: int, evaluation: Evaluation, pieces: Pieces) -> str:
+    anchor = _anchor(number)
+    return (
+        f'<section id="{anchor}" aria-labelledby="{anchor}-name"><h2 id="{anchor}-name">{visible(evaluation.name)}</h2>'
+        f"{sections.lead(evaluation)}{sections.cards(evaluation)}<h3>Numbers</h3>{sections.metrics_table(evaluation)}"
+        f"{sections.distributions(evaluation)}{sections.training(evaluation)}"
+        f"{sections.features(evaluation, pieces, anchor)}</section>"
+    )
+
+
+def _footer(evaluation: Evaluation) -> str:
+    facts: dict[str, Any] = evaluation.evaluation
+    excluded = facts["excluded"]
+    logits = facts["ce_dtype"]["logits"]
+    return (
+        f"<p>{facts['tokens']:,} tokens run; {excluded['special']:,} special tokens and {excluded['sink']:,} attention sinks "
+        f"left out everywhere. Prediction loss over {facts['predictions']:,} targets, logits in {visible(logits)}, "
+        f"probabilities in {visible(facts['ce_dtype']['probabilities'])}. Intervals: 95 %, "
+        f"{facts['intervals']['resamples']:,} resamples of whole documents.</p>"
+        "<p>Every number is also in metrics.json. Made by saescope; this file loads nothing and runs no script.</p>"
+    )

@@ -1,0 +1,152 @@
+"""A whole evaluation: what it records, shares and refuses."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tests.measured import POINT, D, coder_of, documents, identity_coder, random_coder, tiny_lm
+from transformers import PreTrainedTokenizerFast
+
+from saescope.coders import save
+from saescope.errors import CoderError, UsageError
+from saescope.evaluation import METRICS, Evaluation, Subject, evaluate, record
+from saescope.lm import LanguageModel
+
+
+@pytest.fixture(scope="module")
+def lm(byte_tokenizer: PreTrainedTokenizerFast) -> LanguageModel:
+    return tiny_lm(byte_tokenizer)
+
+
+def reference() -> dict[str, torch.Tensor]:
+    components = torch.linalg.qr(torch.randn(D, D, generator=torch.Generator().manual_seed(0)))[0]
+    return {f"mean.{POINT}": torch.full((D,), 0.1), f"components.{POINT}": components}
+
+
+def test_metrics_json_has_every_metric_for_coder_and_controls(lm: LanguageModel, tmp_path: Path) -> None:
+    folder = save(random_coder(threshold=1.0), tmp_path / "mine", reference=reference())
+    found = evaluate(folder, lm, documents(), resamples=50)
+    written = json.loads(json.dumps(record(found), allow_nan=False))
+    assert written["schema"] == 1
+    keys = {metric.key for metric in METRICS}
+    assert keys <= written["coder"].keys()
+    assert keys <= written["controls"]["frozen_random"].keys()
+    assert keys - written["controls"]["pca"].keys() == {"l1", "dead_fraction", "dense_10"}
+    assert written["coder"]["n_tokens"] == written["evaluation"]["kept_tokens"]
+    assert sum(written["coder"]["decoder_cosine_histogram"]["counts"]) == 60
+    for row in ("coder", "frozen_random", "pca"):
+        for name, interval in written["intervals"][row].items():
+            value = (written["coder"] if row == "coder" else written["controls"][row])[name]
+            assert interval[0] - 1e-9 <= value <= interval[1] + 1e-9, (row, name)
+
+
+def test_several_coders_are_a_list_and_share_each_original_run(
+    lm: LanguageModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[dict[str, Any]] = []
+    run = LanguageModel.run
+
+    def counted(self: LanguageModel, tokens: torch.Tensor, **options: Any) -> Any:
+        calls.append(options)
+        return run(self, tokens, **options)
+
+    lm.can_start_at(POINT)
+    monkeypatch.setattr(LanguageModel, "run", counted)
+    found = evaluate([random_coder(), identity_coder()], lm, documents(), resamples=20)
+    assert isinstance(record(found), list)
+    plain = [options for options in calls if options.get("logits") and "start" not in options]
+    spliced = [options for options in calls if "start" in options]
+    # For each batch: zero ablation once, then the coder and frozen_random of each of the two (no reference, no mean or pca).
+    assert len(spliced) == 5 * len(plain)
+
+
+def test_several_coders_get_the_numbers_each_gets_alone(lm: LanguageModel) -> None:
+    coders = [random_coder(), random_coder(seed=9, threshold=0.8)]
+    together = evaluate(coders, lm, documents(), resamples=20)
+    for coder, both in zip(coders, together, strict=True):
+        alone = evaluate(coder, lm, documents(), resamples=20)[0]
+        assert alone.coder == both.coder
+        assert alone.intervals == both.intervals
+
+
+def _numbers(evaluation: Evaluation) -> dict[str, float]:
+    left_out = {"ev_batch_legacy"}
+    return {key: value for key, value in evaluation.coder.items() if isinstance(value, float) and key not in left_out}
+
+
+@pytest.mark.parametrize("packed", [True, False])
+def test_batch_size_changes_nothing(lm: LanguageModel, packed: bool) -> None:
+    coder = random_coder(sequences={"context": 16, "packed": packed})
+    small = evaluate(coder, lm, documents(), resamples=20, batch_tokens=16)[0]
+    large = evaluate(coder, lm, documents(), resamples=20, batch_tokens=400)[0]
+    assert _numbers(small) == pytest.approx(_numbers(large), rel=1e-4)
+    assert small.evaluation["predictions"] == large.evaluation["predictions"]
+    torch.testing.assert_close(small.contexts.value, large.contexts.value, rtol=1e-4, atol=1e-4)
+
+
+def test_special_tokens_count_for_nothing(lm: LanguageModel) -> None:
+    found = evaluate(random_coder(sequences={"context": 16, "bos": "always"}), lm, documents(), resamples=20)[0]
+    facts = found.evaluation
+    assert facts["excluded"]["special"] >= facts["sequences"]
+    assert facts["kept_tokens"] == facts["tokens"] - facts["excluded"]["special"] - facts["excluded"]["sink"]
+
+
+def test_sinks_count_for_nothing(lm: LanguageModel) -> None:
+    rule = {"special_ids": [], "reference_norm": {POINT: 1e-6}, "ratio": 10.0}
+    with pytest.raises(Exception, match="special token or an attention sink"):
+        evaluate(random_coder(kept_rule=rule), lm, documents())
+
+
+def test_less_text_for_ce_than_for_reconstruction(lm: LanguageModel) -> None:
+    whole = evaluate(random_coder(), lm, documents(), resamples=20, batch_tokens=64)[0]
+    part = evaluate(random_coder(), lm, documents(), resamples=20, batch_tokens=64, ce_tokens=100)[0]
+    assert part.coder["fvu_centered"] == whole.coder["fvu_centered"]
+    assert 0 < part.evaluation["predictions"] < whole.evaluation["predictions"] / 2
+
+
+def test_a_transcoder_is_spliced_where_it_writes(lm: LanguageModel) -> None:
+    weights = torch.randn(40, D, generator=torch.Generator().manual_seed(0))
+    zeros = coder_of(weights, torch.zeros(40, D), reads="mlp_in.1", writes="mlp_out.1", name="silent")
+    found = evaluate(zeros, lm, documents(), resamples=20)[0]
+    assert found.coder["ce_recovered"] == 0
+    assert found.coder["ce_zero"] != found.coder["ce_orig"]
+    assert found.coder["fvu_centered"] > 0.9
+    assert "writes what it reads" in found.controls["frozen_random"]["absent"]
+    assert "without mean" in found.controls["pca"]["absent"]
+
+
+def test_another_model_is_refused_in_one_line(byte_tokenizer: PreTrainedTokenizerFast, lm: LanguageModel) -> None:
+    coder = random_coder(model=lm.identity() | {"spec": "tiny"})
+    evaluate(coder, lm, documents(), resamples=10)
+    with pytest.raises(CoderError, match=r"was trained on tiny.*weights.*--model") as refusal:
+        evaluate(coder, tiny_lm(byte_tokenizer, "other", 1), documents())
+    assert "\n" not in str(refusal.value)
+
+
+def test_another_width_is_refused_in_one_line(lm: LanguageModel) -> None:
+    with pytest.raises(CoderError, match=f"takes {POINT} of width 10, .* has {D}"):
+        evaluate(random_coder(d=10), lm, documents())
+
+
+def test_text_cut_in_different_ways_is_refused(lm: LanguageModel) -> None:
+    with pytest.raises(UsageError, match="cut in different ways"):
+        evaluate([random_coder(), random_coder(sequences={"context": 32})], lm, documents())
+
+
+def test_no_model_recorded_and_none_given() -> None:
+    with pytest.raises(UsageError, match="--model"):
+        Subject(random_coder()).model_spec()
+
+
+def test_contexts_come_with_the_evaluation(lm: LanguageModel) -> None:
+    found = evaluate(random_coder(), lm, documents(), resamples=20)[0]
+    table = found.contexts
+    torch.testing.assert_close(table.density, found.density)
+    latent = int(table.count.argmax())
+    first = table.contexts(latent)[0]
+    assert found.titles[first.document].startswith("Document ")
+    assert first.value == float(table.maximum[latent])
