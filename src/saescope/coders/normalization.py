@@ -39,10 +39,10 @@ class Normalization:
         means, scales = [], []
         for part in slices:
             mean, spread = moments[part.point]
-            if not spread > 0:
+            if not 0 < spread < float("inf"):
                 raise TrainingError(
-                    f"activations at {part.point} do not vary (E‖x - mean‖² = {spread:g}): there is nothing to learn; "
-                    "check the model, the point and the text"
+                    f"activations at {part.point} do not vary or are not finite (E‖x - mean‖² = {spread:g}): there is "
+                    "nothing to learn; check the model, the point and the text"
                 )
             means.append(mean.double())
             scales.append(torch.full((part.width,), (part.width / spread) ** 0.5, dtype=torch.float64))
