@@ -27,19 +27,19 @@ torch=$(sed -n 's/^torch==//p' constraints.txt)
 if ! "$venv/bin/python" -c 'import torch' 2>/dev/null; then
     if [ "$(uname -s)" = Linux ] && ! command -v nvidia-smi >/dev/null 2>&1; then
         # A CPU build that pip itself can find comes first; else uv, which knows where PyTorch keeps them.
-        $pip install -q "torch==$torch+cpu" 2>/dev/null || {
-            $pip install -q uv
+        $pip install -qq "torch==$torch+cpu" 2>/dev/null || {
+            $pip install -qq uv
             "$venv/bin/uv" pip install -q --python "$venv/bin/python" --torch-backend=cpu "torch==$torch"
         } || {
             echo "no CPU build of PyTorch was found; installing the default one, which is large" >&2
-            $pip install -q "torch==$torch"
+            $pip install -qq "torch==$torch"
         }
     else
-        $pip install -q "torch==$torch"
+        $pip install -qq "torch==$torch"
     fi
 fi
-$pip install -q -c constraints.txt -e . --group dev 2>/dev/null || {
+$pip install -qq -c constraints.txt -e . --group dev 2>/dev/null || {
     # Dependency groups need pip 25.1.
-    $pip install -q --upgrade 'pip>=25.1'
-    $pip install -q -c constraints.txt -e . --group dev
+    $pip install -qq --upgrade 'pip>=25.1'
+    $pip install -qq -c constraints.txt -e . --group dev
 }

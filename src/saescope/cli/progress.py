@@ -7,7 +7,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from rich.console import Console
+from rich.console import Console, Group
+from rich.live import Live
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -18,12 +19,16 @@ from rich.progress import (
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
+from rich.text import Text
 
 if TYPE_CHECKING:
     from saescope.activations import Plan
     from saescope.activations import Progress as HarvestProgress
     from saescope.training import Progress as TrainingProgress
     from saescope.training import Watcher
+
+
+_COMMON = (TextColumn("{task.description}"), BarColumn(bar_width=24), MofNCompleteColumn())
 
 
 def quiet() -> bool:
@@ -33,19 +38,20 @@ def quiet() -> bool:
 
 @contextmanager
 def training_bar(*, silent: bool = False) -> Iterator[Watcher]:
-    """A bar with the loss, L0, FVU and dead share of each coder, tokens/s and the time left."""
-    columns = (TextColumn("{task.fields[speed]}"), TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn())
-    with _bar(*columns, TextColumn("{task.fields[metrics]}"), silent=silent) as bar:
-        task = bar.add_task("train", total=None, speed="", metrics="")
+    """A bar with tokens/s and the time left, and under it a line a coder: loss, L0, FVU, dead share."""
+    bar = Progress(
+        *_COMMON, TextColumn("{task.fields[speed]}"), TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn()
+    )
+    task = bar.add_task("train", total=None, speed="")
+    if silent or quiet():
+        yield lambda now: None
+        return
+    with Live(bar, console=Console(stderr=True, highlight=False), refresh_per_second=4, redirect_stdout=False) as live:
 
         def watch(now: TrainingProgress) -> None:
-            bar.update(
-                task,
-                total=now.n_steps,
-                completed=now.step,
-                speed=f"{now.tokens_per_second:,.0f} tokens/s",
-                metrics="; ".join(_line(name, metrics) for name, metrics in now.metrics.items() if metrics),
-            )
+            bar.update(task, total=now.n_steps, completed=now.step, speed=f"{now.tokens_per_second:,.0f} tokens/s")
+            lines = [Text("  " + _line(name, found)) for name, found in now.metrics.items() if found]
+            live.update(Group(bar, *lines))
 
         yield watch
 
@@ -110,7 +116,6 @@ def stage_bar(*, silent: bool = False) -> Iterator[Callable[[str, int, int], Non
 
 @contextmanager
 def _bar(*columns: ProgressColumn, silent: bool) -> Iterator[Progress]:
-    common = (TextColumn("{task.description}"), BarColumn(bar_width=24), MofNCompleteColumn())
     console = Console(stderr=True, highlight=False)
-    with Progress(*common, *columns, console=console, disable=silent or quiet(), redirect_stdout=False) as bar:
+    with Progress(*_COMMON, *columns, console=console, disable=silent or quiet(), redirect_stdout=False) as bar:
         yield bar
