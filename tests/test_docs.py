@@ -89,10 +89,9 @@ def test_every_block_has_a_language_and_every_link_a_target(page: Path) -> None:
 @pytest.mark.real
 @pytest.mark.parametrize("page", [page for page in PAGES if blocks(page)], ids=lambda page: page.name)
 def test_code_of_page(page: Path, workplace: Path, app: typer.Typer) -> None:
-    if page.name == "README.md":
-        # The README makes what other pages are given.
-        for made in ("store", "run"):
-            (workplace / made).unlink()
+    for made in {"README.md": ("store", "run"), "training.md": ("run",)}.get(page.name, ()):
+        # These pages make what the others are given.
+        (workplace / made).unlink()
     namespace: dict[str, object] = {}
     for language, code in blocks(page):
         if language == "python":

@@ -110,7 +110,7 @@ def test_selection_in_bf16_differs_only_within_rounding_of_the_boundary() -> Non
     ones = torch.ones(count)
     differs = (reference.densify(low, ones) != reference.densify(exact, ones)).nonzero(as_tuple=True)
     boundary = float(pre[exact.rows, exact.indices].min())
-    # bf16 keeps 8 bits: operands err by 2^-9 of their size each, and the result by 2^-9 of its own.
+    # bf16 keeps 8 bits: operands err by at most 2^-8 of their size each, and the result by 2^-8 of its own.
     slack = 2**-8 * (x.abs() @ weight.abs().T) + 2**-8 * pre.abs()
     assert (pre[differs] - boundary).abs().le(2 * slack[differs]).all()
     assert len(differs[0]) < 0.02 * count, "few entries lie that close"
@@ -156,3 +156,26 @@ def test_regrouped_support_shares_entries_and_latent_order() -> None:
     finer = support.regroup(torch.tensor([0, 1, 2, 2, 2, 3, 3]))
     assert finer.rows.tolist() == [0, 1, 4]
     assert finer.by_latent[0] is support.by_latent[0]
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    seed=st.integers(0, 2**16),
+    width=st.integers(1, 80),
+    size=st.sampled_from([1e-3, 1.0, 300.0]),
+    offset=st.floats(0, 4),
+)
+def test_rough_search_loses_no_latent_above_its_threshold(seed: int, width: int, size: float, offset: float) -> None:
+    """Float32 codes are exact although the dense product that finds them is rounded to bfloat16."""
+    generator = torch.Generator().manual_seed(seed)
+    x = torch.randn(64, width, generator=generator) * size
+    weight = torch.randn(96, width, generator=generator)
+    bias = torch.randn(96, generator=generator) * size
+    threshold = torch.full((96,), offset * size * width**0.5)
+    left, right = sparse_kernels._with_room_for_rounding(x, weight, bias - threshold, torch.bfloat16)
+    truly = x.double() @ weight.double().T + bias.double() - threshold.double() > 0
+    roughly = left @ right.T > 0
+    assert not (truly & ~roughly).any()
+    # ... and lets little else through: only what lies within the room for rounding.
+    room = 2**-6 * 1.2 * x.norm(dim=1, keepdim=True) * weight.norm(dim=1) + 1e-4 * (bias - threshold).abs()
+    assert not (roughly & (x @ weight.T + bias - threshold < -room)).any()

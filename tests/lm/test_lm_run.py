@@ -457,9 +457,14 @@ def test_a_start_equals_the_full_run_with_the_values_substituted(family_lm: Lang
                 logits=True,
                 start=(point, values),
             )
-            assert torch.equal(full.logits[real.bool()], resumed.logits[real.bool()])
-            for name in capture:
-                assert torch.equal(full.activations[name][real.bool()], resumed.activations[name][real.bool()])
+            pairs = [(full.logits, resumed.logits)]
+            pairs += [(full.activations[name], resumed.activations[name]) for name in capture]
+            for whole, part in pairs:
+                # An expert multiplies the tokens routed to it at once, padding too: with other padding in the batch, a
+                # product over several threads may round the last bit differently.
+                routed = attention_mask is not None and hasattr(family_lm.hf_model.config, "num_experts_per_tok")
+                exact = {"rtol": 1e-5, "atol": 1e-5} if routed else {"rtol": 0, "atol": 0}
+                torch.testing.assert_close(part[real.bool()], whole[real.bool()], **exact)
     assert n_hooks(family_lm) == hooks
 
 

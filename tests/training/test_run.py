@@ -151,17 +151,19 @@ def test_non_finite_loss_names_step_and_checkpoint(tmp_path: Path) -> None:
 
 
 def test_other_conditions_are_refused(tmp_path: Path) -> None:
+    rows = planted()
+
     def stop(now: Progress) -> None:
         if now.step == 100:
             raise StopHereError
 
     with pytest.raises(StopHereError):
-        train(config(), source(), tmp_path / "run", watcher=stop)
+        train(config(), source(rows=rows), tmp_path / "run", watcher=stop)
     threads = torch.get_num_threads()
     try:
         torch.set_num_threads(threads + 1)
         with pytest.raises(TrainingError, match=f"set OMP_NUM_THREADS={threads}"):
-            train(config(), source(), tmp_path / "run")
+            train(config(), source(rows=rows), tmp_path / "run")
     finally:
         torch.set_num_threads(threads)
 

@@ -19,6 +19,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from saescope.kernels.support import Support
+from saescope.lm import has_native_bf16
 
 name = "sparse"
 
@@ -205,26 +206,55 @@ def select_threshold(
     *,
     dtype: torch.dtype | None = None,
 ) -> Support:
-    """See `reference.select_threshold`."""
+    """See `reference.select_threshold`.
+
+    A dense product finds every entry that could be above its threshold, with room for rounding; the few found are then
+    computed one by one and settled. Where bfloat16 is native the dense product runs in it, and float32 codes stay exact.
+    """
     n_tokens, n_latents = x.shape[0], weight.shape[0]
     dtype = dtype or x.dtype
     x, weight = x.to(dtype), weight.to(dtype)
     if n_tokens == 0:
         return _empty(n_tokens, n_latents, x.device)
-    # Comparing with a per-latent threshold is comparing (pre - threshold) with zero, which the bias absorbs; entries
-    # within rounding of the boundary are then settled by the exact comparison.
     threshold = threshold.clamp(min=0)
-    slack = 1e-3 * (1 + threshold.abs())
-    shifted = (bias - threshold + slack).to(dtype)
+    rough = torch.bfloat16 if dtype == torch.float32 and has_native_bf16(x.device) else dtype
+    left, right = _with_room_for_rounding(x, weight, bias.to(dtype) - threshold.to(dtype), rough)
     positions = []
-    chunks = _chunks(n_tokens, n_latents, dtype)
+    chunks = _chunks(n_tokens, n_latents, rough)
     for start in chunks:
         piece = x[start : start + chunks.step]
-        found = _above(F.linear(piece, weight, shifted), 0.0)
+        found = _above(left[start : start + chunks.step] @ right.T, 0.0)
         near = _from_flat(found, piece.shape[0], n_latents)
         pre = sampled_product(near, piece, weight) + bias[near.indices].to(dtype)
         positions.append(found[pre > threshold[near.indices]] + start * n_latents)
     return _from_flat(torch.cat(positions), n_tokens, n_latents)
+
+
+def _with_room_for_rounding(
+    x: Float[Tensor, "tokens d"],
+    weight: Float[Tensor, "latents d"],
+    offset: Float[Tensor, "latents"],
+    rough: torch.dtype,
+) -> tuple[Float[Tensor, "tokens d_more"], Float[Tensor, "latents d_more"]]:
+    """Factors in `rough` precision whose product exceeds zero wherever x · weight + offset does in exact arithmetic.
+
+    With unit roundoff u, rounding both factors errs by at most (2u + u²)·Σ|x_i w_i| <= 2.1u·‖x‖·‖w‖, and summing d products
+    in precision v by d·v·‖x‖·‖w‖; one more column in each factor adds that back. The offset goes in as two columns, its
+    rounded value and the rest, so that it errs by u² only.
+    """
+    unit = torch.finfo(rough).eps / 2
+    coarse = offset.to(rough)
+    rest = (offset - coarse.to(offset.dtype)).to(rough)
+    summed_in = torch.finfo(torch.float64 if rough == torch.float64 else torch.float32).eps
+    room = 1.01 * (2.2 * unit + x.shape[1] * summed_in) * x.norm(dim=1)
+    slack = 4 * unit**2 * offset.abs() + 1e-6 * offset.abs() + torch.finfo(torch.float32).tiny
+    ones = torch.ones(x.shape[0], 3, dtype=rough, device=x.device)
+    left = torch.cat([x.to(rough), ones, room.to(rough)[:, None]], 1)
+    more = [coarse, rest, slack.to(rough), (1.01 * weight.norm(dim=1)).to(rough)]
+    right = torch.cat([weight.to(rough), torch.stack(more, 1)], 1)
+    # Widths that are multiples of 32 keep the fast matrix kernels.
+    padding = -left.shape[1] % 32
+    return F.pad(left, (0, padding)), F.pad(right, (0, padding))
 
 
 def _from_flat(position: Int[Tensor, "nnz"], n_tokens: int, n_latents: int) -> Support:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from pathlib import Path
 
 import torch
@@ -36,6 +37,7 @@ def resolve_device(device: str | torch.device = "auto") -> torch.device:
     return wanted
 
 
+@cache
 def has_native_bf16(device: torch.device) -> bool:
     """Whether bfloat16 matmuls run in hardware; emulated ones are slower than float32."""
     if device.type == "cuda":
