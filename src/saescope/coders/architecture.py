@@ -34,12 +34,14 @@ class TrainingPass:
     """One batch through a coder in training.
 
     codes: the chosen latents, their values carrying gradient.
-    reconstructions [levels, tokens, d_out]: the last is the coder's output; the loss is the mean over levels.
+    parts [tokens, levels, d_out], offset [d_out] or [tokens, d_out]: level l reconstructs as the sum of its first l parts
+    plus the offset; the last level is the coder's output. The loss is the mean over levels. Most have one level.
     penalty: added to the loss as it is, or None.
     """
 
     codes: Codes
-    reconstructions: Float[Tensor, "levels tokens d_out"]
+    parts: Float[Tensor, "tokens levels d_out"]
+    offset: Float[Tensor, "*tokens d_out"]
     penalty: Float[Tensor, ""] | None = None
 
 

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from saescope.coders import SparseCoder, TrainingPass
 from saescope.kernels import Support, active, decode_from
+from saescope.training.nested_error import nested_squared_error
 
 
 @dataclass(frozen=True)
@@ -50,10 +51,8 @@ def objective(
 ) -> Loss:
     """Loss of a batch of normalised activations; `y` is what is to be reconstructed (`x` itself for an SAE)."""
     done = coder.architecture.training_pass(coder, x, selection)
-    error = y - done.reconstructions
-    reconstruction = error.pow(2).mean()
+    reconstruction, final = nested_squared_error(done.parts, done.offset, y)
     total = reconstruction if done.penalty is None else reconstruction + done.penalty
-    final = error[-1].detach()
     aux_loss = None
     if aux is not None and aux.coefficient > 0:
         aux_loss = aux_loss_of(coder, x[: aux.tokens], final[: aux.tokens], aux, selection)

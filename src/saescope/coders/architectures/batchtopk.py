@@ -69,8 +69,8 @@ class BatchTopK(Architecture):
         self, coder: SparseCoder, x: Float[Tensor, "tokens d_in"], selection: torch.dtype
     ) -> TrainingPass:
         codes = self.choose(coder, x, selection)
-        x_hat = decode_from(codes.support, codes.values, coder.W_dec) + coder.b_dec + coder.skip(x)
-        return TrainingPass(codes, x_hat.unsqueeze(0))
+        decoded = decode_from(codes.support, codes.values, coder.W_dec)
+        return TrainingPass(codes, decoded.unsqueeze(1), coder.b_dec + coder.skip(x))
 
     @torch.no_grad()
     def after_pass(self, coder: SparseCoder, done: TrainingPass, step: int) -> None:

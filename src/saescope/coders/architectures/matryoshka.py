@@ -7,7 +7,7 @@ latents; the loss is the mean over levels of the error of
 
 so early latents must reconstruct alone, which keeps general features from being absorbed by their special cases.
 
-Every entry is decoded once, into its (token, group) row; running sums over groups give all levels. The cost is BatchTopK's
+Every entry is decoded once, into its (token, group) row; the loss runs over sums of groups. The cost is BatchTopK's
 plus [tokens, levels, d_out] of sums, whatever the number of levels.
 """
 
@@ -75,6 +75,4 @@ class Matryoshka(BatchTopK):
         codes = self.choose(coder, x, selection)
         by_group = codes.support.regroup(self.group_pointers(codes))
         parts = decode_from(by_group, codes.values, coder.W_dec).view(x.shape[0], len(self.levels()), coder.d_out)
-        rest = coder.b_dec + coder.skip(x)
-        x_hats = parts.cumsum(1) + (rest if rest.ndim == 1 else rest.unsqueeze(1))
-        return TrainingPass(codes, x_hats.transpose(0, 1))
+        return TrainingPass(codes, parts, coder.b_dec + coder.skip(x))
