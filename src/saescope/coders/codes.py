@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
@@ -57,9 +56,6 @@ class Codes:
         piece = slice(int(self.pointers[token]), int(self.pointers[token + 1]))
         return self.indices[piece], self.values[piece]
 
-    def detach(self) -> Codes:
-        return Codes(self.support, self.values.detach())
-
     @staticmethod
     def from_dense(dense: Float[Tensor, "tokens d_sae"]) -> Codes:
         """The non-zero entries of a dense matrix."""
@@ -67,16 +63,3 @@ class Codes:
             raise CoderError(f"codes are [tokens, d_sae], got shape {list(dense.shape)}")
         rows, indices = dense.nonzero(as_tuple=True)
         return Codes(Support.from_rows(rows, indices, dense.shape[0], dense.shape[1]), dense[rows, indices])
-
-    @staticmethod
-    def concatenate(parts: list[Codes]) -> Codes:
-        """Codes of consecutive batches as one. All must have the same d_sae; at least one part."""
-        widths = {part.d_sae for part in parts}
-        if len(widths) != 1:
-            raise CoderError(
-                f"codes to concatenate have different d_sae {sorted(widths)}; they are of different coders"
-            )
-        lengths = torch.cat([part.pointers[1:] - part.pointers[:-1] for part in parts])
-        pointers = torch.cat([lengths.new_zeros(1), lengths.cumsum(0)])
-        indices = torch.cat([part.indices for part in parts])
-        return Codes(Support(pointers, indices, widths.pop()), torch.cat([part.values for part in parts]))

@@ -122,7 +122,8 @@ def _config(coder: SparseCoder) -> dict[str, Any]:
         "hook_name": sae_lens_hook_name(reads) or reads,
         "hook_head_index": None,
         "context_size": sequences.get("context"),
-        "prepend_bos": sequences.get("prepends_bos"),
+        # Under "auto" the tokenizer decided, and the file leaves it unsaid.
+        "prepend_bos": {"always": True, "never": False}.get(sequences.get("bos", "auto")),
         "seqpos_slice": [None],
         "model_from_pretrained_kwargs": {},
     }
