@@ -12,7 +12,10 @@ from saescope.coders import Slice, SparseCoder, make_architecture
 OPTIONS: dict[str, dict[str, Any]] = {
     "batchtopk": {"k": 4},
     "matryoshka": {"k": 4, "fractions": [0.1, 0.3]},
-    "jumprelu": {},
+    "topk": {"k": 4},
+    "jumprelu": {"l0": 4},
+    "standard": {"l0": 4},
+    "gated": {"l0": 4},
 }
 D_SAE = 48
 
@@ -36,7 +39,7 @@ def small_coder(
             parameter.copy_(torch.randn(parameter.shape, generator=generator, dtype=torch.float64) * 0.5)
         coder.W_dec.div_(coder.W_dec.norm(dim=1, keepdim=True))
         if "threshold" in coder.extra_names:
-            coder.get_buffer("threshold").copy_(torch.rand(D_SAE, generator=generator))
+            coder.extra("threshold").copy_(torch.rand(D_SAE, generator=generator))
     return coder
 
 

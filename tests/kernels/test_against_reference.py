@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from saescope.kernels import IMPLEMENTATIONS, Support, decode_from, encode_on, reference, using
+from saescope.kernels import IMPLEMENTATIONS, Support, decode_from, per_latent, preactivations_on, reference, using
 from saescope.kernels import sparse as sparse_kernels
 
 OTHERS = sorted(set(IMPLEMENTATIONS) - {"reference"})
@@ -138,17 +138,18 @@ def test_gradients_of_encode_and_decode(name: str) -> None:
     def leaf(*shape: int) -> Tensor:
         return torch.randn(*shape, generator=generator, dtype=torch.float64, requires_grad=True)
 
-    x, shift, weight, bias, decoder = leaf(5, 7), leaf(7), leaf(11, 7), leaf(11), leaf(11, 6)
+    x, shift, weight, bias, decoder, gain = leaf(5, 7), leaf(7), leaf(11, 7), leaf(11), leaf(11, 6), leaf(11)
     mask = torch.rand(5, 11, generator=generator) < 0.4
     rows, indices = mask.nonzero(as_tuple=True)
     support = Support.from_rows(rows, indices, 5, 11)
 
     def function(*inputs: Tensor) -> Tensor:
-        x, shift, weight, bias, decoder = inputs
-        return decode_from(support, encode_on(support, x, weight, bias, shift), decoder)
+        x, shift, weight, bias, decoder, gain = inputs
+        values = preactivations_on(support, x, weight, bias, shift) * per_latent(support, gain)
+        return decode_from(support, values, decoder)
 
     with using(name):
-        assert torch.autograd.gradcheck(function, (x, shift, weight, bias, decoder))
+        assert torch.autograd.gradcheck(function, (x, shift, weight, bias, decoder, gain))
 
 
 def test_regrouped_support_shares_entries_and_latent_order() -> None:

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from saescope.coders.codes import Codes
 from saescope.errors import UsageError, nearest
+from saescope.kernels import decode_from
 
 if TYPE_CHECKING:
     from saescope.coders.coder import SparseCoder
@@ -44,54 +45,99 @@ class TrainingPass:
     offset: Float[Tensor, "*tokens d_out"]
     penalty: Float[Tensor, ""] | None = None
 
+    @staticmethod
+    def single(
+        codes: Codes,
+        coder: SparseCoder,
+        x: Float[Tensor, "tokens d_in"],
+        penalty: Float[Tensor, ""] | None = None,
+    ) -> TrainingPass:
+        """A pass with one level: the whole reconstruction from `codes`."""
+        decoded = decode_from(codes.support, codes.values, coder.W_dec)
+        return TrainingPass(codes, decoded.unsqueeze(1), coder.b_dec + coder.skip(x), penalty)
+
+    @property
+    def l0(self) -> Float[Tensor, ""]:
+        """Mean number of active latents per token; entries chosen at value zero do not count."""
+        return (self.codes.values > 0).sum() / max(1, self.codes.n_tokens)
+
 
 class Architecture(ABC):
     """How codes are chosen and what is added to the loss.
 
     name: as users type it and as `saescope.json` records it. inference: the name of the architecture that a trained
-    coder is folded to for use (its own, or `jumprelu` where only a threshold remains). trainable: whether
-    `training_pass` exists.
+    coder is folded to for use (its own, or `jumprelu` where only a threshold remains). l0_option: which option holds the
+    wanted L0: `k` where it is chosen, `l0` where training is steered to it. ranks: whether latents compete with
+    one another at inference, so that their values must not be rescaled one by one. file_names: names in SAELens's files
+    where they differ from ours. fast: parameters that learn faster than the weights, and how many times.
     """
 
     name: ClassVar[str]
     inference: ClassVar[str]
-    trainable: ClassVar[bool] = True
+    l0_option: ClassVar[str] = "k"
+    ranks: ClassVar[bool] = False
+    file_names: ClassVar[dict[str, str]] = {}
+    fast: ClassVar[dict[str, float]] = {}
     options_type: ClassVar[type[Options]] = Options
 
     def __init__(self, options: Options, d_sae: int) -> None:
         self.options = options
         self.d_sae = d_sae
-        self.check()
 
-    def check(self) -> None:  # noqa: B027 - most architectures have nothing to refuse
-        """Refuse options that cannot work at this d_sae, with `UsageError`."""
+    @property
+    def wanted_l0(self) -> float:
+        """The mean number of active latents that was asked for."""
+        return float(getattr(self.options, self.l0_option))
+
+    def check(self) -> None:
+        """Refuse to train with options that cannot work at this d_sae, with `UsageError`."""
+        if self.wanted_l0 > self.d_sae:
+            raise UsageError(
+                f"{self.l0_option} = {self.wanted_l0:g} is more than the {self.d_sae} latents of d_sae; "
+                f"choose {self.l0_option} <= d_sae"
+            )
+
+    def extra_parameters(self) -> dict[str, Tensor]:
+        """Trained tensors beyond the common weights, by name, at their initial values."""
+        return {}
 
     def extra_tensors(self) -> dict[str, Tensor]:
-        """Tensors beyond the common weights, by name, at their initial values ([d_sae] or scalar)."""
+        """State beyond the weights that training keeps and the files may hold, by name, at its initial value."""
         return {}
+
+    def prepare(self, coder: SparseCoder, x: Float[Tensor, "tokens d_in"], *, warm: bool) -> None:  # noqa: B027
+        """Set what should follow from data before the first step. `warm`: the weights come from a trained coder."""
 
     @abstractmethod
     def encode(self, coder: SparseCoder, x: Float[Tensor, "tokens d_in"]) -> Codes:
         """Codes at inference, each token by itself. `x` is in the coder's dtype and width."""
 
+    @abstractmethod
     def training_pass(
-        self, coder: SparseCoder, x: Float[Tensor, "tokens d_in"], selection: torch.dtype
+        self,
+        coder: SparseCoder,
+        x: Float[Tensor, "tokens d_in"],
+        y: Float[Tensor, "tokens d_out"],
+        selection: torch.dtype,
     ) -> TrainingPass:
-        """Codes and reconstructions of a training batch; `selection` is the precision in which latents may be chosen."""
-        raise UsageError(f"architecture {self.name!r} is for inference; train one of {', '.join(trainable_names())}")
+        """Codes and reconstructions of a training batch whose target is `y` (`x` itself for an SAE); `selection` is the
+        precision in which latents may be chosen."""
 
-    def after_pass(self, coder: SparseCoder, done: TrainingPass, step: int) -> None:  # noqa: B027 - optional
-        """Update running state (a threshold estimate) once per optimiser step, without gradient."""
+    def after_step(self, coder: SparseCoder, done: TrainingPass, step: int, n_steps: int) -> None:  # noqa: B027
+        """Update running state (a threshold estimate, the price of sparsity) after step `step` of `n_steps`."""
 
     def calibrate(self, coder: SparseCoder, batches: list[Float[Tensor, "tokens d_in"]]) -> None:  # noqa: B027
-        """Settle inference-time state on training data when training ends."""
+        """Settle inference-time state on normalised activations so that mean L0 is what was asked for."""
 
     def inference_options(self) -> dict[str, Any]:
         """Options of the inference architecture."""
         return {}
 
-    def inference_tensors(self, coder: SparseCoder, norms: Float[Tensor, "d_sae"]) -> dict[str, Float[Tensor, "..."]]:
-        """Extra tensors of the inference architecture; a latent's pre-activation has been multiplied by its `norms`."""
+    def inference_tensors(
+        self, coder: SparseCoder, norms: Float[Tensor, "d_sae"], moved: Float[Tensor, "d_sae"]
+    ) -> dict[str, Float[Tensor, "..."]]:
+        """The inference architecture's own tensors, when every pre-activation changes to norms · (pre + moved) at equal
+        weights: `norms` rescales a latent, `moved` is what its bias takes over from the input's mean."""
         return {}
 
     def levels(self) -> list[int]:
@@ -100,6 +146,10 @@ class Architecture(ABC):
 
     def describe(self) -> dict[str, Any]:
         return self.options.model_dump(mode="json")
+
+    def file_entries(self) -> dict[str, Any]:
+        """What SAELens's configuration needs to know of this architecture at inference."""
+        return {}
 
 
 _REGISTER: dict[str, type[Architecture]] = {}
@@ -113,10 +163,6 @@ def register(architecture: type[Architecture]) -> type[Architecture]:
 
 def architecture_names() -> list[str]:
     return sorted(_REGISTER)
-
-
-def trainable_names() -> list[str]:
-    return [name for name in architecture_names() if _REGISTER[name].trainable]
 
 
 def architecture_type(name: str) -> type[Architecture]:

@@ -12,7 +12,7 @@ from saescope.coders.architecture import Architecture
 from saescope.coders.codes import Codes
 from saescope.coders.metadata import CoderMetadata, Slice
 from saescope.errors import CoderError
-from saescope.kernels import Support, decode_from, encode_on
+from saescope.kernels import Support, decode_from, preactivations_on
 
 
 class SparseCoder(nn.Module):
@@ -66,9 +66,11 @@ class SparseCoder(nn.Module):
         self.W_dec = zeros(self.d_sae, self.d_out)
         self.b_dec = zeros(self.d_out)
         self.W_skip = zeros(self.d_out, self.d_in) if skip else None
-        self.extra_names = tuple(architecture.extra_tensors())
+        for name, value in architecture.extra_parameters().items():
+            self.register_parameter(name, nn.Parameter(value.to(device=device, dtype=dtype)))
         for name, value in architecture.extra_tensors().items():
             self.register_buffer(name, value.to(device))
+        self.extra_names = (*architecture.extra_parameters(), *architecture.extra_tensors())
 
     @property
     def W_enc(self) -> Float[Tensor, "d_in d_sae"]:
@@ -110,9 +112,18 @@ class SparseCoder(nn.Module):
         """The encoder's input: x - b_dec for an SAE, x itself for a transcoder. No gradient to b_dec; see `values_on`."""
         return x - self.b_dec.detach() if self.apply_b_dec_to_input else x
 
+    def extra(self, name: str) -> Tensor:
+        """One of the architecture's own tensors, trained or kept."""
+        value: Tensor = getattr(self, name)
+        return value
+
+    def preactivations_on(self, support: Support, x: Float[Tensor, "tokens d_in"]) -> Float[Tensor, "nnz"]:
+        """Pre-activations of given latents at given tokens, differentiable in x and the weights."""
+        return preactivations_on(support, x, self.W_enc_rows, self.b_enc, self.input_shift)
+
     def values_on(self, support: Support, x: Float[Tensor, "tokens d_in"]) -> Float[Tensor, "nnz"]:
-        """Values of given latents at given tokens, differentiable in x and the weights."""
-        return encode_on(support, x, self.W_enc_rows, self.b_enc, self.input_shift)
+        """Rectified pre-activations of given latents at given tokens, differentiable in x and the weights."""
+        return self.preactivations_on(support, x).relu()
 
     def encode(self, x: Float[Tensor, "tokens d_in"]) -> Codes:
         """Codes of raw activations. Raises `CoderError` on a wrong width."""

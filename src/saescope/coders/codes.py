@@ -56,6 +56,14 @@ class Codes:
         piece = slice(int(self.pointers[token]), int(self.pointers[token + 1]))
         return self.indices[piece], self.values[piece]
 
+    def without_zeros(self) -> Codes:
+        """The entries whose value is not zero."""
+        if bool((self.values != 0).all()):
+            return self
+        kept = (self.values != 0).nonzero().squeeze(1)
+        support = Support.from_rows(self.rows()[kept], self.indices[kept], self.n_tokens, self.d_sae)
+        return Codes(support, self.values[kept])
+
     @staticmethod
     def from_dense(dense: Float[Tensor, "tokens d_sae"]) -> Codes:
         """The non-zero entries of a dense matrix."""

@@ -1,7 +1,8 @@
 """From a coder as trained to a coder for use: norms and normalisation folded into the weights.
 
 Order (fixed decision of the design): decoder norms, then normalisation, then, for threshold architectures and scalar-normalised
-top-k, rescaling to unit decoder rows. All of it in float64, rounded once. The function computed does not change:
+top-k (coders of one written point), rescaling to unit decoder rows. All
+of it in float64, rounded once. The function computed does not change:
 
     fold(c).encode(x) = c.encode(n_in(x)) · s,     fold(c).decode(·) = n_out⁻¹(c.decode(·))
 
@@ -37,10 +38,11 @@ def fold(coder: SparseCoder, reads: Normalization, writes: Normalization) -> Spa
     mean_out, scale_out = writes.mean.double(), writes.scale.double()
 
     raw_b_dec = b_dec / scale_out + mean_out
+    moved = torch.zeros_like(b_enc)
     if not coder.apply_b_dec_to_input:
         # pre = scale·(x - mean)·W + b: the mean moves into the bias. With b_dec subtracted from the input instead,
         # scale·(x - mean) - b_dec = scale·(x - raw_b_dec), and raw_b_dec carries the mean.
-        b_enc = b_enc - W_enc @ (scale_in * mean_in)
+        moved = -(W_enc @ (scale_in * mean_in))
     W_enc = W_enc * scale_in
     W_dec = W_dec / scale_out
     if coder.W_skip is not None and folded.W_skip is not None:
@@ -49,12 +51,15 @@ def fold(coder: SparseCoder, reads: Normalization, writes: Normalization) -> Spa
         folded.W_skip.copy_(W_skip)
 
     norms = W_dec.norm(dim=1).clamp(min=1e-30)
+    if inference.ranks and len(coder.writes) > 1:
+        # Scales differ between the points written, so rows may differ in length: rescaling would change who wins.
+        norms = torch.ones_like(norms)
     folded.W_enc_rows.copy_(W_enc * norms[:, None])
-    folded.b_enc.copy_(b_enc * norms)
+    folded.b_enc.copy_((b_enc + moved) * norms)
     folded.W_dec.copy_(W_dec / norms[:, None])
     folded.b_dec.copy_(raw_b_dec)
-    for name, value in architecture.inference_tensors(coder, norms).items():
-        folded.get_buffer(name).copy_(value)
+    for name, value in architecture.inference_tensors(coder, norms, moved).items():
+        folded.extra(name).copy_(value)
     folded.metadata = coder.metadata.model_copy(deep=True)
     folded.metadata.levels = architecture.levels()
     return folded
@@ -63,25 +68,42 @@ def fold(coder: SparseCoder, reads: Normalization, writes: Normalization) -> Spa
 @torch.no_grad()
 def unfold(coder: SparseCoder, into: SparseCoder, reads: Normalization, writes: Normalization) -> None:
     """Copy a folded coder's weights into one in training on normalised activations: the inverse of `fold`, decoder rows
-    kept unit. Activation rules are not carried over; `into` finds its own threshold."""
+    kept unit. Where both choose latents in the same way (thresholds, gates), that is carried over too."""
     mean_in, scale_in = reads.mean.double(), reads.scale.double()
     mean_out, scale_out = writes.mean.double(), writes.scale.double()
     W_enc = coder.W_enc_rows.double() / scale_in
     W_dec = coder.W_dec.double() * scale_out
     b_enc, b_dec = coder.b_enc.double(), coder.b_dec.double()
+    moved = torch.zeros_like(b_enc)
     if coder.apply_b_dec_to_input != into.apply_b_dec_to_input:
         shift = coder.W_enc_rows.double() @ b_dec
-        b_enc = b_enc - shift if coder.apply_b_dec_to_input else b_enc + shift
+        moved = -shift if coder.apply_b_dec_to_input else shift
     if not into.apply_b_dec_to_input:
-        b_enc = b_enc + W_enc @ (scale_in * mean_in)
+        moved = moved + W_enc @ (scale_in * mean_in)
     if coder.W_skip is not None and into.W_skip is not None:
         b_dec = b_dec + coder.W_skip.double() @ mean_in
         into.W_skip.copy_(coder.W_skip.double() * scale_out[:, None] / scale_in)
     norms = W_dec.norm(dim=1).clamp(min=1e-30)
     into.W_enc_rows.copy_(W_enc * norms[:, None])
-    into.b_enc.copy_(b_enc * norms)
+    into.b_enc.copy_((b_enc + moved) * norms)
     into.W_dec.copy_(W_dec / norms[:, None])
     into.b_dec.copy_((b_dec - mean_out) * scale_out)
+    if into.architecture.inference == coder.architecture.name:
+        for name, value in coder.architecture.inference_tensors(coder, norms, moved).items():
+            if name in into.extra_names:
+                into.extra(name).copy_(value)
+
+
+@torch.no_grad()
+def rescale_to_unit_rows(coder: SparseCoder) -> None:
+    """Give every latent's decoder row length one and its value the length instead, in place."""
+    norms = decoder_norms(coder).clamp(min=1e-30)
+    own = coder.architecture.inference_tensors(coder, norms.double(), torch.zeros_like(norms).double())
+    coder.W_enc_rows.mul_(norms[:, None])
+    coder.b_enc.mul_(norms)
+    coder.W_dec.div_(norms[:, None])
+    for name, value in own.items():
+        coder.extra(name).copy_(value)
 
 
 def decoder_norms(coder: SparseCoder) -> Float[Tensor, "d_sae"]:

@@ -24,6 +24,7 @@ from torch import Tensor
 
 from saescope.coders.architecture import architecture_names, make_architecture
 from saescope.coders.coder import SparseCoder
+from saescope.coders.folding import rescale_to_unit_rows
 from saescope.coders.metadata import CoderMetadata, Slice
 from saescope.errors import CoderError, OccupiedError
 from saescope.lm import sae_lens_hook_name
@@ -91,6 +92,8 @@ def load(folder: str | Path, *, device: torch.device | str = "cpu") -> SparseCod
     except (KeyError, TypeError, ValueError) as error:
         raise CoderError(f"{folder / CONFIG} is not a coder's configuration: {type(error).__name__} {error}") from None
     _copy_weights(coder, _read_tensors(folder / WEIGHTS), folder / WEIGHTS)
+    if config.get("rescale_acts_by_decoder_norm"):
+        rescale_to_unit_rows(coder)
     metadata.trained_as = metadata.trained_as or kind
     coder.metadata = metadata
     return coder.to(device).eval().requires_grad_(False)
@@ -103,18 +106,19 @@ def load_reference(folder: str | Path) -> dict[str, Tensor]:
 
 
 def _tensors(coder: SparseCoder) -> dict[str, Tensor]:
+    """Everything that a file holds, by its name there."""
     tensors = {"W_enc": coder.W_enc, "b_enc": coder.b_enc, "W_dec": coder.W_dec, "b_dec": coder.b_dec}
     if coder.W_skip is not None:
         tensors["W_skip"] = coder.W_skip
-    return tensors | {name: coder.get_buffer(name) for name in coder.extra_names}
+    tensors |= {name: coder.extra(name) for name in coder.architecture.extra_parameters()}
+    return {coder.architecture.file_names.get(name, name): tensor for name, tensor in tensors.items()}
 
 
 def _config(coder: SparseCoder) -> dict[str, Any]:
     sequences = coder.metadata.sequences
     reads = coder.reads[0].point
-    suffix = {"sae": "", "transcoder": "_transcoder", "skip_transcoder": "_skip_transcoder"}.get(coder.kind)
     name = coder.architecture.name
-    architecture = f"saescope_{name}_{coder.kind}" if suffix is None else f"{name}{suffix}"
+    architecture = _file_architecture(name, coder.kind)
     metadata: dict[str, Any] = {
         "sae_lens_version": _SAE_LENS_FORMAT,
         "sae_lens_training_version": None,
@@ -142,7 +146,20 @@ def _config(coder: SparseCoder) -> dict[str, Any]:
     }
     if coder.kind != "sae":
         config["d_out"] = coder.d_out
-    return config | coder.architecture.describe()
+    return config | coder.architecture.file_entries()
+
+
+def _file_architecture(name: str, kind: str) -> str:
+    """The name in `cfg.json`: SAELens's where it has the architecture, else ours, marked as such."""
+    if kind == "sae":
+        return name
+    if kind in ("transcoder", "skip_transcoder"):
+        # SAELens's transcoders are rectified-linear, under no name of their own, or JumpReLU.
+        if name == "standard":
+            return kind
+        if name == "jumprelu":
+            return f"{name}_{kind}"
+    return f"saescope_{name}_{kind}"
 
 
 def _ours(coder: SparseCoder) -> dict[str, Any]:
@@ -157,8 +174,10 @@ def _split_architecture(config: dict[str, Any], folder: Path) -> tuple[str, dict
     """Our architecture's name, and its options as `cfg.json` has them."""
     given = str(config.get("architecture", ""))
     name = given.removeprefix("saescope_")
-    for suffix in ("_skip_transcoder", "_transcoder", "_crosscoder"):
-        name = name.removesuffix(suffix)
+    for kind in ("skip_transcoder", "transcoder", "crosscoder"):
+        if name == kind:
+            name = "standard"
+        name = name.removesuffix(f"_{kind}")
     if name not in architecture_names():
         raise CoderError(
             f"{folder / CONFIG} has architecture {given!r}, which saescope does not read; "
@@ -170,7 +189,7 @@ def _split_architecture(config: dict[str, Any], folder: Path) -> tuple[str, dict
             "fold it into the weights with the tool that wrote it"
         )
     common = {"architecture", "d_in", "d_sae", "d_out", "dtype", "device", "metadata"}
-    common |= {"apply_b_dec_to_input", "normalize_activations", "reshape_activations"}
+    common |= {"apply_b_dec_to_input", "normalize_activations", "reshape_activations", "rescale_acts_by_decoder_norm"}
     return name, {key: value for key, value in config.items() if key not in common}
 
 

@@ -1,8 +1,18 @@
 """The few hot operations: one meaning each (`reference`), chosen at run time (`dispatch`), differentiable (`autograd`)."""
 
-from saescope.kernels.autograd import decode_from, encode_on
+from saescope.kernels.autograd import decode_from, per_latent, preactivations_on
 from saescope.kernels.dispatch import IMPLEMENTATIONS, VARIABLE, active, using
 from saescope.kernels.operations import Kernels
 from saescope.kernels.support import Support
 
-__all__ = ["IMPLEMENTATIONS", "VARIABLE", "Kernels", "Support", "active", "decode_from", "encode_on", "using"]
+__all__ = [
+    "IMPLEMENTATIONS",
+    "VARIABLE",
+    "Kernels",
+    "Support",
+    "active",
+    "decode_from",
+    "per_latent",
+    "preactivations_on",
+    "using",
+]

@@ -16,25 +16,21 @@ from saescope.kernels import dispatch
 from saescope.kernels.support import Support
 
 
-class _Encode(torch.autograd.Function):
+class _Preactivations(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, shift: Tensor | None, weight: Tensor, bias: Tensor, support: Support) -> Tensor:
-        kernels = dispatch.active()
         centred = x if shift is None else x - shift
-        pre = kernels.sampled_product(support, centred, weight) + bias[support.indices]
-        values = pre.relu()
-        ctx.save_for_backward(centred, weight, values)
+        ctx.save_for_backward(centred, weight)
         ctx.support, ctx.shifted = support, shift is not None
-        return values
+        return dispatch.active().sampled_product(support, centred, weight) + bias[support.indices]
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         (grad,) = grads
         kernels = dispatch.active()
-        centred, weight, values = ctx.saved_tensors
+        centred, weight = ctx.saved_tensors
         support: Support = ctx.support
         needs_x, needs_shift, needs_weight, needs_bias, _ = ctx.needs_input_grad
-        grad = grad * (values > 0)
         d_x = kernels.decode(support, grad, weight) if needs_x else None
         d_weight = kernels.weight_gradient(support, grad, centred) if needs_weight else None
         d_bias = kernels.latent_sum(support, grad) if needs_bias or (needs_shift and ctx.shifted) else None
@@ -44,6 +40,17 @@ class _Encode(torch.autograd.Function):
             assert d_bias is not None
             d_shift = -(d_bias @ weight)
         return d_x, d_shift, d_weight, d_bias if needs_bias else None, None
+
+
+class _PerLatent(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, vector: Tensor, support: Support) -> Tensor:
+        ctx.support = support
+        return vector[support.indices]
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        return dispatch.active().latent_sum(ctx.support, grads[0]), None
 
 
 class _Decode(torch.autograd.Function):
@@ -64,15 +71,21 @@ class _Decode(torch.autograd.Function):
         return d_values, d_weight, None
 
 
-def encode_on(
+def preactivations_on(
     support: Support,
     x: Float[Tensor, "tokens d_in"],
     weight: Float[Tensor, "latents d_in"],
     bias: Float[Tensor, "latents"],
     shift: Float[Tensor, "d_in"] | None = None,
 ) -> Float[Tensor, "nnz"]:
-    """relu((x - shift) · weightᵀ + bias) at the support. Differentiable in x, shift, weight and bias."""
-    values: Tensor = _Encode.apply(x, shift, weight, bias, support)  # type: ignore[no-untyped-call]
+    """(x - shift) · weightᵀ + bias at the support. Differentiable in x, shift, weight and bias."""
+    values: Tensor = _Preactivations.apply(x, shift, weight, bias, support)  # type: ignore[no-untyped-call]
+    return values
+
+
+def per_latent(support: Support, vector: Float[Tensor, "latents"]) -> Float[Tensor, "nnz"]:
+    """Each entry's latent's number. Differentiable; its gradient is summed in a fixed order, as indexing's is not."""
+    values: Tensor = _PerLatent.apply(vector, support)  # type: ignore[no-untyped-call]
     return values
 
 

@@ -8,7 +8,7 @@ from typing import Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from saescope.coders import architecture_type, make_architecture, trainable_names
+from saescope.coders import make_architecture
 from saescope.errors import UsageError, nearest
 
 
@@ -30,9 +30,7 @@ class CoderConfig(BaseModel):
 
     @model_validator(mode="after")
     def _possible(self) -> CoderConfig:
-        if not architecture_type(self.arch).trainable:
-            raise UsageError(f"{self.arch!r} cannot be trained; choose one of {', '.join(trainable_names())}")
-        make_architecture(self.arch, self.d_sae, self.options)
+        make_architecture(self.arch, self.d_sae, self.options).check()
         if not self.reads:
             raise UsageError(f"coder {self.name!r} reads no hook point; give it one")
         return self

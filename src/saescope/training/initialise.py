@@ -26,8 +26,9 @@ def initialise(coder: SparseCoder, seed: int) -> None:
         coder.W_enc_rows.copy_(rows / rows.norm(dim=1, keepdim=True))
 
 
-def warm_start(coder: SparseCoder, source: str, reads: Normalization, writes: Normalization) -> None:
-    """Start from a saved coder's weights. Raises when its shape is not the same."""
+def warm_start(coder: SparseCoder, source: str, reads: Normalization, writes: Normalization) -> bool:
+    """Start from a saved coder's weights. Raises when its shape is not the same. Returns whether its way of choosing
+    latents came along too, or has to be found again."""
     saved = load(source)
     given, wanted = (saved.d_in, saved.d_out, saved.d_sae), (coder.d_in, coder.d_out, coder.d_sae)
     if given != wanted:
@@ -37,3 +38,4 @@ def warm_start(coder: SparseCoder, source: str, reads: Normalization, writes: No
     if (saved.W_skip is None) != (coder.W_skip is None):
         raise UsageError(f"cannot start from {source}: only one of the two coders has a skip connection")
     unfold(saved, coder, reads, writes)
+    return coder.architecture.inference == saved.architecture.name

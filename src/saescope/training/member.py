@@ -38,8 +38,7 @@ class Member:
         architecture = make_architecture(config.arch, config.d_sae, config.options)
         self.coder = SparseCoder(architecture, reads, writes, skip=config.skip, device=device)
         initialise(self.coder, config.seed)
-        if config.init is not None:
-            warm_start(self.coder, config.init, self.read_norm, self.write_norm)
+        self._warm = config.init is not None and warm_start(self.coder, config.init, self.read_norm, self.write_norm)
         self.read_norm, self.write_norm = (_on(norm, device) for norm in (self.read_norm, self.write_norm))
         self._read_columns = _columns(columns, config.reads, device)
         self._write_columns = _columns(columns, config.writes_to, device)
@@ -65,8 +64,13 @@ class Member:
         torch.autograd.backward(loss.total)
         norm = self.optimiser.step(schedule(step, self.n_steps, self.run.warmup, self.run.decay))
         self.firing.update(loss.done.codes)
-        self.coder.architecture.after_pass(self.coder, loss.done, step)
+        self.coder.architecture.after_step(self.coder, loss.done, step, self.n_steps)
         return loss, norm
+
+    def prepare(self, batch: Float[Tensor, "tokens d_total"]) -> None:
+        """Let the first batch set what the architecture takes from data before the first step."""
+        x, _ = self.inputs(batch)
+        self.coder.architecture.prepare(self.coder, x, warm=self._warm)
 
     def _aux(self, n_tokens: int) -> AuxTerm:
         k = self.run.aux_k or max(1, self.coder.d_in // 2)

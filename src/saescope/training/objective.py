@@ -50,7 +50,7 @@ def objective(
     aux: AuxTerm | None = None,
 ) -> Loss:
     """Loss of a batch of normalised activations; `y` is what is to be reconstructed (`x` itself for an SAE)."""
-    done = coder.architecture.training_pass(coder, x, selection)
+    done = coder.architecture.training_pass(coder, x, y, selection)
     reconstruction, final = nested_squared_error(done.parts, done.offset, y)
     total = reconstruction if done.penalty is None else reconstruction + done.penalty
     aux_loss = None

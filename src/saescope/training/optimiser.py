@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from saescope.coders import SparseCoder
 
@@ -28,7 +30,7 @@ class CoderOptimiser:
     def __init__(self, coder: SparseCoder, lr: float, *, betas: tuple[float, float], eps: float, clip: float) -> None:
         self.coder, self.lr, self.clip = coder, lr, clip
         fused = coder.device.type in ("cpu", "cuda")
-        self.adam = torch.optim.Adam(coder.parameters(), lr=lr, betas=betas, eps=eps, fused=fused)
+        self.adam = torch.optim.Adam(_groups(coder), lr=lr, betas=betas, eps=eps, fused=fused)
 
     def step(self, share: float) -> Tensor:
         """Apply the gradients at `share` of the peak learning rate, clear them, and return their norm before clipping."""
@@ -38,7 +40,7 @@ class CoderOptimiser:
             decoder.grad.addcmul_(along, decoder.detach(), value=-1)
         norm = torch.nn.utils.clip_grad_norm_(self.coder.parameters(), self.clip)
         for group in self.adam.param_groups:
-            group["lr"] = self.lr * share
+            group["lr"] = self.lr * share * group["times"]
         self.adam.step()
         self.adam.zero_grad(set_to_none=True)
         normalise_rows(decoder)
@@ -61,6 +63,15 @@ class CoderOptimiser:
             }
             if found:
                 self.adam.state[parameter] = found
+
+
+def _groups(coder: SparseCoder) -> list[dict[str, Any]]:
+    """Parameters by how many times the peak learning rate they take."""
+    fast = coder.architecture.fast
+    groups: dict[float, list[nn.Parameter]] = {}
+    for name, parameter in coder.named_parameters():
+        groups.setdefault(fast.get(name, 1.0), []).append(parameter)
+    return [{"params": parameters, "times": times} for times, parameters in groups.items()]
 
 
 @torch.no_grad()

@@ -1,20 +1,46 @@
 """JumpReLU: a latent is active where its pre-activation exceeds its own threshold (Rajamanoharan et al., 2024).
 
-    f = pre · [pre > max(threshold, 0)]
+    f = pre · [pre > θ],  θ > 0        penalty = λ · L0 / d_out       (`sparsity: step`)
+                                              λ · Σ tanh(c·f) / (tokens · d_out)    (`sparsity: tanh`; Anthropic, 2025)
 
-The form in which BatchTopK and Matryoshka coders are used: their batch-wide choice becomes a constant threshold.
+A threshold moves L0 and the error in jumps, so its gradient is estimated from the entries within a window of width ε
+around it (straight-through):
+
+    ∂f/∂θ ≈ -(θ/ε)·[|pre - θ| < ε/2],     ∂[pre > θ]/∂θ ≈ -(1/ε)·[|pre - θ| < ε/2]
+
+λ is steered to the wanted L0, fixed, or replaced by c·(L0/l0 - 1)² (`control: quadratic`; Gemma Scope). Thresholds learn
+faster than weights: a step of the weights' size would not carry them anywhere in a short run. Also the form in which
+BatchTopK and Matryoshka coders are used: their batch-wide choice becomes a constant threshold.
+
+Entries below the window have no gradient, so the exact step needs those above θ - ε/2 only.
 """
 
 from __future__ import annotations
 
+from typing import Any, Literal
+
 import torch
 from jaxtyping import Float
+from pydantic import Field
 from torch import Tensor
 
-from saescope.coders.architecture import Architecture, register
+from saescope.coders.architecture import TrainingPass, register
+from saescope.coders.calibration import margin_for_l0
 from saescope.coders.coder import SparseCoder
 from saescope.coders.codes import Codes
-from saescope.kernels import active
+from saescope.coders.l0_control import SteeredArchitecture, SteeredOptions
+from saescope.kernels import active, per_latent
+
+_QUADRATIC = 10.0
+
+
+class JumpReLUOptions(SteeredOptions):
+    sparsity: Literal["step", "tanh"] = Field(default="step", description="what is penalised: L0, or Σ tanh(c·f)")
+    tanh_scale: float = Field(default=0.5, gt=0, description="c; f of unit-mean-square activations")
+    control: Literal["steer", "quadratic"] = Field(
+        default="steer", description="steer λ to l0 (unless coefficient is given), or penalise (L0/l0 - 1)²"
+    )
+    bandwidth: float = Field(default=1.0, gt=0, description="ε, in units of normalised pre-activations")
 
 
 def encode_above(coder: SparseCoder, x: Float[Tensor, "tokens d_in"], threshold: Float[Tensor, "d_sae"]) -> Codes:
@@ -25,13 +51,93 @@ def encode_above(coder: SparseCoder, x: Float[Tensor, "tokens d_in"], threshold:
 
 
 @register
-class JumpReLU(Architecture):
+class JumpReLU(SteeredArchitecture):
     name = "jumprelu"
     inference = "jumprelu"
-    trainable = False
+    fast = {"threshold": 20.0}  # noqa: RUF012
+    options_type = JumpReLUOptions
+    options: JumpReLUOptions
 
-    def extra_tensors(self) -> dict[str, Tensor]:
+    def extra_parameters(self) -> dict[str, Tensor]:
         return {"threshold": torch.zeros(self.d_sae)}
 
+    @torch.no_grad()
+    def prepare(self, coder: SparseCoder, x: Float[Tensor, "tokens d_in"], *, warm: bool) -> None:
+        threshold = coder.extra("threshold")
+        if not warm:
+            threshold.fill_(margin_for_l0(coder, [x], coder.b_enc, self.options.l0) or 0.0)
+        # Being active is worth about the square of what it contributes, and the weakest contribute θ.
+        self.set_price(coder, max(1e-3, float(threshold.mean()) ** 2))
+
     def encode(self, coder: SparseCoder, x: Float[Tensor, "tokens d_in"]) -> Codes:
-        return encode_above(coder, x, coder.get_buffer("threshold"))
+        return encode_above(coder, x, coder.extra("threshold").detach())
+
+    def training_pass(
+        self,
+        coder: SparseCoder,
+        x: Float[Tensor, "tokens d_in"],
+        y: Float[Tensor, "tokens d_out"],
+        selection: torch.dtype,
+    ) -> TrainingPass:
+        threshold, width = coder.extra("threshold"), self.options.bandwidth
+        with torch.no_grad():
+            support = active().select_threshold(
+                coder.centred(x), coder.W_enc_rows, coder.b_enc, threshold.detach() - width / 2
+            )
+        pre, theta = coder.preactivations_on(support, x), per_latent(support, threshold)
+        values: Tensor = _Jump.apply(pre, theta, width)  # type: ignore[no-untyped-call]
+        codes = Codes(support, values)
+        return TrainingPass.single(codes, coder, x, self.penalty(coder, codes, pre, theta))
+
+    def penalty(
+        self, coder: SparseCoder, codes: Codes, pre: Float[Tensor, "nnz"], theta: Float[Tensor, "nnz"]
+    ) -> Float[Tensor, ""]:
+        """The sparsity term of the loss, its weight included."""
+        if self.options.sparsity == "tanh":
+            active_count = torch.tanh(self.options.tanh_scale * codes.values).sum()
+        else:
+            active_count = _Step.apply(pre, theta, self.options.bandwidth).sum()  # type: ignore[no-untyped-call]
+        l0 = active_count / max(1, codes.n_tokens)
+        if self.options.control == "quadratic":
+            return (self.options.coefficient or _QUADRATIC) * (l0 / self.options.l0 - 1) ** 2
+        return self.price(coder) * l0 / coder.d_out
+
+    def inference_tensors(
+        self, coder: SparseCoder, norms: Float[Tensor, "d_sae"], moved: Float[Tensor, "d_sae"]
+    ) -> dict[str, Float[Tensor, "..."]]:
+        return {"threshold": coder.extra("threshold").double() * norms}
+
+    @torch.no_grad()
+    def calibrate(self, coder: SparseCoder, batches: list[Float[Tensor, "tokens d_in"]]) -> None:
+        threshold = coder.extra("threshold")
+        margin = margin_for_l0(coder, batches, coder.b_enc - threshold, self.options.l0)
+        if margin is not None:
+            threshold.add_(margin)
+
+
+class _Jump(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, pre: Tensor, theta: Tensor, width: float) -> Tensor:
+        ctx.save_for_backward(pre, theta)
+        ctx.width = width
+        return pre * (pre > theta.clamp(min=0))
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        pre, theta = ctx.saved_tensors
+        window = ((pre - theta).abs() < ctx.width / 2).to(pre.dtype)
+        return grads[0] * (pre > theta.clamp(min=0)), -grads[0] * window * theta / ctx.width, None
+
+
+class _Step(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, pre: Tensor, theta: Tensor, width: float) -> Tensor:
+        ctx.save_for_backward(pre, theta)
+        ctx.width = width
+        return (pre > theta.clamp(min=0)).to(pre.dtype)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        pre, theta = ctx.saved_tensors
+        window = ((pre - theta).abs() < ctx.width / 2).to(pre.dtype)
+        return None, -grads[0] * window / ctx.width, None

@@ -70,7 +70,11 @@ class Matryoshka(BatchTopK):
         return torch.cat([counts.new_zeros(1), counts.cumsum(0)])
 
     def training_pass(
-        self, coder: SparseCoder, x: Float[Tensor, "tokens d_in"], selection: torch.dtype
+        self,
+        coder: SparseCoder,
+        x: Float[Tensor, "tokens d_in"],
+        y: Float[Tensor, "tokens d_out"],
+        selection: torch.dtype,
     ) -> TrainingPass:
         codes = self.choose(coder, x, selection)
         by_group = codes.support.regroup(self.group_pointers(codes))

@@ -1,0 +1,79 @@
+"""Gated: one path decides whether a latent is active, another how much (Rajamanoharan et al., 2024).
+
+    π = (x - b_dec) · W_enc + b_gate          m = (x - b_dec) · (W_enc · exp(r_mag)) + b_mag
+    f = [π > 0] · relu(m)
+    penalty = λ · Σ relu(π) / (tokens · d_out)  +  ‖y - (relu(π) · W_dec + b_dec)‖² / (tokens · d_out), decoder frozen
+
+L1 falls on π only, so what is active is not shrunk; the auxiliary reconstruction keeps π meaningful. Its decoder is a frozen
+copy. λ is steered to the wanted L0, or fixed. The coder's `b_enc` is the paper's b_gate.
+
+All gradients pass through entries with π > 0, so the exact step needs those only.
+"""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from saescope.coders.architecture import TrainingPass, register
+from saescope.coders.architectures.standard import FIRST_L0, shift_bias
+from saescope.coders.coder import SparseCoder
+from saescope.coders.codes import Codes
+from saescope.coders.l0_control import SteeredArchitecture
+from saescope.kernels import active, decode_from, per_latent
+
+
+@register
+class Gated(SteeredArchitecture):
+    name = "gated"
+    inference = "gated"
+    file_names = {"b_enc": "b_gate"}  # noqa: RUF012
+
+    def extra_parameters(self) -> dict[str, Tensor]:
+        return {"b_mag": torch.zeros(self.d_sae), "r_mag": torch.zeros(self.d_sae)}
+
+    @torch.no_grad()
+    def prepare(self, coder: SparseCoder, x: Float[Tensor, "tokens d_in"], *, warm: bool) -> None:
+        if not warm:
+            shift_bias(coder, [x], FIRST_L0 * self.options.l0)
+
+    def gate(self, coder: SparseCoder, x: Float[Tensor, "tokens d_in"]) -> tuple[Codes, Codes]:
+        """The codes, and on the same support the gates π."""
+        with torch.no_grad():
+            support = active().select_threshold(
+                coder.centred(x), coder.W_enc_rows, coder.b_enc, torch.zeros_like(coder.b_enc)
+            )
+        gates = coder.preactivations_on(support, x)
+        gain = per_latent(support, coder.extra("r_mag").exp())
+        magnitudes = (gates - per_latent(support, coder.b_enc)) * gain + per_latent(support, coder.extra("b_mag"))
+        return Codes(support, magnitudes.relu()), Codes(support, gates)
+
+    def encode(self, coder: SparseCoder, x: Float[Tensor, "tokens d_in"]) -> Codes:
+        return self.gate(coder, x)[0].without_zeros()
+
+    def training_pass(
+        self,
+        coder: SparseCoder,
+        x: Float[Tensor, "tokens d_in"],
+        y: Float[Tensor, "tokens d_out"],
+        selection: torch.dtype,
+    ) -> TrainingPass:
+        codes, gates = self.gate(coder, x)
+        with torch.no_grad():
+            rest = coder.b_dec + coder.skip(x)
+        frozen = decode_from(gates.support, gates.values, coder.W_dec.detach()) + rest
+        size = max(1, y.shape[0]) * coder.d_out
+        penalty = (self.price(coder) * gates.values.sum() + (y - frozen).pow(2).sum()) / size
+        return TrainingPass.single(codes, coder, x, penalty)
+
+    def inference_tensors(
+        self, coder: SparseCoder, norms: Float[Tensor, "d_sae"], moved: Float[Tensor, "d_sae"]
+    ) -> dict[str, Float[Tensor, "..."]]:
+        # The rescaled W_enc carries the norms into the magnitudes' product as well, so r_mag stays.
+        r_mag = coder.extra("r_mag").double()
+        return {"r_mag": r_mag, "b_mag": (coder.extra("b_mag").double() + r_mag.exp() * moved) * norms}
+
+    def calibrate(self, coder: SparseCoder, batches: list[Float[Tensor, "tokens d_in"]]) -> None:
+        # Only the gate moves: r_mag and b_mag, and so the magnitudes, stay as trained.
+        shift_bias(coder, batches, self.options.l0)
