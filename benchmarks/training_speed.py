@@ -1,6 +1,6 @@
 """How fast a coder trains here, and how far that is from the limit: the bare encoder product of an exact method.
 
-    python benchmarks/training_speed.py [--d-in 576] [--d-sae 9216] [--k 32] [--batch-size 4096]
+    python benchmarks/training_speed.py [--d-in 576] [--d-sae 9216] [--l0 32] [--batch-size 4096]
 
 Times whole optimiser steps on random activations, alternating with the bare product so that a busy machine slows both, and
 prints medians and their ratio.

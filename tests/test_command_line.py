@@ -62,7 +62,7 @@ def harvest(place: Path, out: Path, *more: object) -> list[object]:
 
 def train(store: Path, out: Path, *more: object) -> list[object]:
     return [
-        "train", store, "--arch", "batchtopk", "--d-sae", 64, "--k", 4, "--passes", 20, "--batch-size", 128,
+        "train", store, "--arch", "batchtopk", "--d-sae", 64, "--l0", 4, "--passes", 20, "--batch-size", 128,
         "--lr", "1e-3", "--seed", 0, "--out", out, *more,
     ]  # fmt: skip
 
@@ -154,7 +154,7 @@ def test_evaluation_writes_metrics_and_report(place: Path, trained: Path) -> Non
 def test_streaming_needs_no_store(place: Path) -> None:
     done = run(
         "train", "--model", place / "model", "--corpus", place / "corpus.jsonl", "--points", "resid_post.1,mlp_out.1",
-        "--tokens", 3000, "--context", 32, "--d-sae", 64, "--k", 4, "--batch-size", 128, "--out", place / "streamed", "--json",
+        "--tokens", 3000, "--context", 32, "--d-sae", 64, "--l0", 4, "--batch-size", 128, "--out", place / "streamed", "--json",
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert set(json.loads(done.stdout)["coders"]) == {"batchtopk-resid_post.1", "batchtopk-mlp_out.1"}
@@ -244,7 +244,7 @@ def test_coder_of_another_model_or_width(
 
 def test_k_larger_than_the_dictionary(store: Path, tmp_path: Path) -> None:
     one_line(
-        run("train", store, "--d-sae", 16, "--k", 17, "--out", tmp_path / "run"),
+        run("train", store, "--d-sae", 16, "--l0", 17, "--out", tmp_path / "run"),
         2,
         "k = 17 is more than the 16 latents",
     )
@@ -253,13 +253,13 @@ def test_k_larger_than_the_dictionary(store: Path, tmp_path: Path) -> None:
 
 def test_other_runs_folder_is_refused_and_untouched(store: Path, trained: Path) -> None:
     before = contents(trained)
-    one_line(run("train", store, "--d-sae", 32, "--k", 4, "--out", trained), 1, "holds a run of another configuration")
+    one_line(run("train", store, "--d-sae", 32, "--l0", 4, "--out", trained), 1, "holds a run of another configuration")
     assert contents(trained) == before
 
 
 def test_unwritable_output(store: Path) -> None:
     one_line(
-        run("train", store, "--d-sae", 32, "--k", 4, "--out", "/proc/nowhere/run"),
+        run("train", store, "--d-sae", 32, "--l0", 4, "--out", "/proc/nowhere/run"),
         1,
         "cannot write to /proc/nowhere/run",
     )
@@ -291,7 +291,7 @@ def test_help_has_an_example_for_every_command() -> None:
 
 
 def test_usage_errors_exit_with_two() -> None:
-    assert run("train", "--k").returncode == 2
+    assert run("train", "--l0").returncode == 2
     one_line(run("train", "--out", "x"), 2, "give a STORE")
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 ARGUMENTS = [
-    "--no-serve", "--tokens", "6000", "--d-sae", "512", "--k", "16", "--passes", "1",
+    "--no-serve", "--tokens", "6000", "--d-sae", "512", "--l0", "16", "--passes", "1",
     "--eval-tokens", "512", "--ce-tokens", "512",
 ]  # fmt: skip
 

@@ -55,7 +55,7 @@ def prepared(tmp_path_factory: pytest.TempPathFactory, app: typer.Typer) -> Path
     command(app, f"saescope harvest --model smollm2 --corpus demo --points resid_post.14 --tokens 5000 --out {store}")
     for out in (run, folder / "another"):
         command(
-            app, f"saescope train {store} --arch batchtopk --d-sae 256 --k 32 --passes 3 --batch-size 1024 --out {out}"
+            app, f"saescope train {store} --arch batchtopk --d-sae 256 --l0 32 --passes 3 --batch-size 1024 --out {out}"
         )
     (folder / "my-texts").mkdir()
     (folder / "my-texts" / "a.txt").write_text("A text of one's own, about the sea and its weather. " * 60)

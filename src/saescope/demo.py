@@ -30,7 +30,7 @@ class DemoOptions:
     tokens: int = 400_000
     passes: float = 3
     d_sae: int = 9216
-    k: int = 32
+    l0: float = 32
     eval_tokens: int = 40_000
     ce_tokens: int = 16_000
 
@@ -100,7 +100,7 @@ def run(options: DemoOptions, audience: Audience) -> DemoResult:
         {"passes": options.passes},
         {"d_sae": options.d_sae},
         archs=ARCHITECTURES,
-        ks=[options.k],
+        l0s=[options.l0],
         reads=[point],
     )
     source = StoreStream(store, config.points, batch_size=config.batch_size, passes=config.passes)

@@ -13,22 +13,26 @@ from torch import Tensor
 
 from saescope.coders import (
     CoderMetadata,
+    Codes,
     Normalization,
     SparseCoder,
     architecture_names,
+    architecture_type,
     fold,
     load,
     make_architecture,
     save,
-    trainable_names,
     unfold,
 )
 from saescope.errors import CoderError, UsageError
 from saescope.kernels import IMPLEMENTATIONS, using
 from saescope.training import AuxTerm, objective
 
-ALL, TRAINABLE = architecture_names(), trainable_names()
+ALL = architecture_names()
 SHAPES = {"sae": {}, "transcoder": {"d_out": 7}, "skip_transcoder": {"d_out": 7, "skip": True}}
+
+
+PRICE = 3.0
 
 
 def normalizations(coder: SparseCoder) -> tuple[Normalization, Normalization]:
@@ -47,10 +51,12 @@ def test_every_architecture_is_tested_here() -> None:
 
 
 @pytest.mark.parametrize("shape", SHAPES)
-@pytest.mark.parametrize("name", TRAINABLE)
+@pytest.mark.parametrize("name", ALL)
 @pytest.mark.parametrize("kernels", IMPLEMENTATIONS)
 def test_gradients_equal_the_dense_reference(name: str, shape: str, kernels: str) -> None:
     coder = small_coder(name, **SHAPES[shape])
+    if "price_level" in coder.extra_names:
+        coder.architecture.set_price(coder, PRICE)
     x = some_x()
     y = x if shape == "sae" else some_x(width=7, seed=2)
     dead = torch.zeros(D_SAE, dtype=torch.bool)
@@ -59,9 +65,10 @@ def test_gradients_equal_the_dense_reference(name: str, shape: str, kernels: str
     with using(kernels):
         loss = objective(coder, x, y, selection=torch.float64, aux=aux)
         loss.total.backward()
+        assert loss.done.codes.nnz > 0
     mine = {key: parameter.grad.clone() for key, parameter in coder.named_parameters()}
     coder.zero_grad()
-    dense = dense_loss(coder, x, y, loss.done.codes.dense().detach() > 0, aux)
+    dense = dense_loss(coder, x, y, loss.done.codes, aux)
     dense.backward()
     torch.testing.assert_close(loss.total, dense, rtol=0, atol=1e-10)
     for key, parameter in coder.named_parameters():
@@ -69,17 +76,21 @@ def test_gradients_equal_the_dense_reference(name: str, shape: str, kernels: str
         assert mine[key].abs().max() > 0, f"{key} got no gradient"
 
 
-def dense_loss(coder: SparseCoder, x: Tensor, y: Tensor, chosen: Tensor, aux: AuxTerm) -> Tensor:
-    """The objective, written again in dense torch for a given support."""
+def dense_loss(coder: SparseCoder, x: Tensor, y: Tensor, codes: Codes, aux: AuxTerm) -> Tensor:
+    """The objective, written again in dense torch; where the rule ranks latents, for the support of `codes`."""
+    rest = coder.b_dec + (x @ coder.W_skip.T if coder.W_skip is not None else 0)
 
     def pre() -> Tensor:
         centred = x - coder.b_dec if coder.apply_b_dec_to_input else x
         return centred @ coder.W_enc + coder.b_enc
 
-    f = torch.relu(pre()) * chosen
-    rest = coder.b_dec + (x @ coder.W_skip.T if coder.W_skip is not None else 0)
+    f, penalty = dense_codes(coder, pre(), codes)
+    if coder.architecture.name == "gated":
+        # The auxiliary reconstruction from the gates, through a frozen decoder.
+        frozen = torch.relu(pre()) @ coder.W_dec.detach() + rest.detach()
+        penalty = penalty + (y - frozen).pow(2).mean()
     outputs = [f[:, :level] @ coder.W_dec[:level] + rest for level in coder.architecture.levels()]
-    loss = torch.stack([(y - output).pow(2).mean() for output in outputs]).mean()
+    loss = torch.stack([(y - output).pow(2).mean() for output in outputs]).mean() + penalty
     error = (y - outputs[-1]).detach()[: aux.tokens]
     silent = pre()[: aux.tokens].masked_fill(~aux.dead, -torch.inf)
     strongest = torch.zeros_like(silent, dtype=torch.bool)
@@ -88,7 +99,26 @@ def dense_loss(coder: SparseCoder, x: Tensor, y: Tensor, chosen: Tensor, aux: Au
     return loss + aux.coefficient * (error - revived @ coder.W_dec).pow(2).sum() / error.pow(2).sum()
 
 
-@pytest.mark.parametrize("name", TRAINABLE)
+def dense_codes(coder: SparseCoder, pre: Tensor, codes: Codes) -> tuple[Tensor, Tensor]:
+    """f and the penalty on it, with each architecture's estimators written as surrogates."""
+    name, size = coder.architecture.name, pre.shape[0] * coder.d_out
+    price = PRICE / size
+    if name in ("topk", "batchtopk", "matryoshka"):
+        return torch.relu(pre) * (codes.dense().detach() > 0), torch.zeros(())
+    if name == "standard":
+        f = torch.relu(pre)
+        return f, price * f.sum()
+    if name == "gated":
+        magnitude = (pre - coder.b_enc) * coder.extra("r_mag").exp() + coder.extra("b_mag")
+        return torch.relu(magnitude) * (pre.detach() > 0), price * torch.relu(pre).sum()
+    theta, width = coder.extra("threshold"), coder.architecture.options.bandwidth
+    on = (pre.detach() > theta.detach()).double()
+    # Straight-through: theta moves the jump by -theta/width, and the count by -1/width, within the window above zero.
+    slope = ((pre - theta).detach().abs() < width / 2) * (pre.detach() > 0) * (theta - theta.detach()) / width
+    return pre * on - theta.detach() * slope, price * (on - slope).sum()
+
+
+@pytest.mark.parametrize("name", ALL)
 def test_aux_gradient_reaches_only_dead_latents_and_their_encoder(name: str) -> None:
     coder = small_coder(name)
     x = some_x()
@@ -102,7 +132,7 @@ def test_aux_gradient_reaches_only_dead_latents_and_their_encoder(name: str) -> 
 
 
 @pytest.mark.parametrize("shape", SHAPES)
-@pytest.mark.parametrize("name", TRAINABLE)
+@pytest.mark.parametrize("name", ALL)
 def test_folding_changes_no_value(name: str, shape: str) -> None:
     coder = small_coder(name, **SHAPES[shape])
     reads, writes = normalizations(coder)
@@ -120,7 +150,7 @@ def test_folding_changes_no_value(name: str, shape: str) -> None:
 
 
 @pytest.mark.parametrize("shape", SHAPES)
-@pytest.mark.parametrize("name", TRAINABLE)
+@pytest.mark.parametrize("name", ALL)
 def test_unfolding_inverts_folding(name: str, shape: str) -> None:
     coder = small_coder(name, **SHAPES[shape])
     reads, writes = normalizations(coder)
@@ -130,31 +160,43 @@ def test_unfolding_inverts_folding(name: str, shape: str) -> None:
         torch.testing.assert_close(again.get_parameter(key), parameter, rtol=1e-5, atol=1e-5, msg=key)
 
 
-@pytest.mark.parametrize("name", TRAINABLE)
-def test_calibration_gives_mean_l0_of_k(name: str) -> None:
+@pytest.mark.parametrize("name", ALL)
+def test_calibration_gives_the_wanted_l0(name: str) -> None:
     coder = small_coder(name)
     batches = [some_x(200, seed=seed) for seed in range(5)]
     coder.architecture.calibrate(coder, batches)
     found = sum(coder.encode(x).nnz for x in batches) / 1000
-    assert found == pytest.approx(OPTIONS[name]["k"], abs=1e-9)
+    assert found == pytest.approx(coder.architecture.wanted_l0, abs=1e-9)
 
 
-def sae_lens_forward(folder: Path, x: Tensor) -> tuple[Tensor, Tensor]:
-    """Encode and decode as SAELens's file format describes a `jumprelu` coder or transcoder, written from the description."""
+def described_forward(folder: Path, x: Tensor) -> tuple[Tensor, Tensor]:
+    """Encode and decode as SAELens's file format describes its architectures, written from the description."""
     config = json.loads((folder / "cfg.json").read_text())
     w = load_file(folder / "sae_weights.safetensors")
-    assert config["architecture"] in ("jumprelu", "jumprelu_transcoder", "jumprelu_skip_transcoder")
     assert config["normalize_activations"] == "none"
     assert tuple(w["W_enc"].shape) == (config["d_in"], config["d_sae"])
     assert tuple(w["W_dec"].shape) == (config["d_sae"], config.get("d_out", config["d_in"]))
-    pre = (x - w["b_dec"] if config["apply_b_dec_to_input"] else x) @ w["W_enc"] + w["b_enc"]
-    codes = torch.relu(pre) * (pre > w["threshold"])
+    product = (x - w["b_dec"] if config["apply_b_dec_to_input"] else x) @ w["W_enc"]
+    name = config["architecture"].removeprefix("saescope_")
+    if name.startswith("gated"):
+        assert "b_enc" not in w
+        codes = torch.relu(product * w["r_mag"].exp() + w["b_mag"]) * (product + w["b_gate"] > 0)
+    elif name.startswith("topk"):
+        assert config["rescale_acts_by_decoder_norm"] is False
+        strongest = (product + w["b_enc"]).topk(config["k"], dim=1)
+        codes = torch.zeros_like(product).scatter(1, strongest.indices, strongest.values.relu())
+    elif name.startswith("jumprelu"):
+        pre = product + w["b_enc"]
+        codes = torch.relu(pre) * (pre > w["threshold"])
+    else:
+        assert name in ("standard", "transcoder", "skip_transcoder")
+        codes = torch.relu(product + w["b_enc"])
     out = codes @ w["W_dec"] + w["b_dec"]
     return codes, out + x @ w["W_skip"].T if "W_skip" in w else out
 
 
 @pytest.mark.parametrize("shape", SHAPES)
-@pytest.mark.parametrize("name", TRAINABLE)
+@pytest.mark.parametrize("name", ALL)
 def test_saved_files_mean_the_same_to_sae_lens(name: str, shape: str, tmp_path: Path) -> None:
     coder = small_coder(name, **SHAPES[shape], dtype=torch.float32)
     reads, writes = normalizations(coder)
@@ -162,7 +204,7 @@ def test_saved_files_mean_the_same_to_sae_lens(name: str, shape: str, tmp_path: 
     coder.architecture.calibrate(coder, [reads.apply(raw).float()])
     folded = fold(coder, reads, writes)
     save(folded, tmp_path / "coder")
-    codes, out = sae_lens_forward(tmp_path / "coder", raw)
+    codes, out = described_forward(tmp_path / "coder", raw)
     mine = folded.encode(raw)
     torch.testing.assert_close(mine.dense(), codes, rtol=0, atol=1e-4 * float(codes.max()))
     torch.testing.assert_close(folded.decode(mine, raw), out, rtol=0, atol=1e-4 * float(out.abs().max()))
@@ -171,9 +213,8 @@ def test_saved_files_mean_the_same_to_sae_lens(name: str, shape: str, tmp_path: 
 @pytest.mark.parametrize("name", ALL)
 def test_saving_and_loading_gives_the_same_coder(name: str, tmp_path: Path) -> None:
     coder = small_coder(name, dtype=torch.float32)
-    if name in TRAINABLE:
-        identity = Normalization.identity(10)
-        coder = fold(coder, identity, identity)
+    identity = Normalization.identity(10)
+    coder = fold(coder, identity, identity)
     coder.metadata.trained_documents = ["ab", "cd"]
     save(coder, tmp_path / "coder", reference={"mean.resid_post.1": torch.arange(10.0)})
     again = load(tmp_path / "coder")
@@ -201,7 +242,7 @@ def test_empty_constant_and_all_dead_inputs(name: str) -> None:
     torch.testing.assert_close(coder.decode(silent), coder.b_dec.expand(30, 10))
 
 
-@pytest.mark.parametrize("name", TRAINABLE)
+@pytest.mark.parametrize("name", ALL)
 def test_training_on_awkward_batches_stays_finite(name: str) -> None:
     for x, bias in ((torch.zeros(0, 10), 0.0), (torch.ones(6, 10), 0.0), (some_x(), -1e6)):
         coder = small_coder(name)
@@ -215,12 +256,13 @@ def test_training_on_awkward_batches_stays_finite(name: str) -> None:
             assert all(torch.isfinite(p.grad).all() for p in coder.parameters() if p.grad is not None)
 
 
-@pytest.mark.parametrize("name", TRAINABLE)
+@pytest.mark.parametrize("name", ALL)
 def test_impossible_options_are_one_line(name: str) -> None:
-    with pytest.raises(UsageError, match=r"k = 49 is more than the 48 latents"):
-        make_architecture(name, D_SAE, {**OPTIONS[name], "k": 49})
-    with pytest.raises(UsageError, match="option k"):
-        make_architecture(name, D_SAE, {**OPTIONS[name], "k": 0})
+    option = architecture_type(name).l0_option
+    with pytest.raises(UsageError, match=rf"{option} = 49 is more than the 48 latents"):
+        make_architecture(name, D_SAE, {**OPTIONS[name], option: 49}).check()
+    with pytest.raises(UsageError, match=f"option {option}"):
+        make_architecture(name, D_SAE, {**OPTIONS[name], option: 0})
     with pytest.raises(UsageError, match="nearest: batchtopk"):
         make_architecture("batchtop", D_SAE, {})
 

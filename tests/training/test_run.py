@@ -230,8 +230,10 @@ def test_configuration_round_trip_and_refusals(tmp_path: Path) -> None:
     over = resolve(path, {"passes": 1, "seed": None}, {"lr": 0.5})
     assert over.passes == 1
     assert {member.lr for member in over.coders} == {0.5}
-    grid = resolve(None, {}, {"d_sae": 64}, archs=["batchtopk", "matryoshka"], ks=[4, 8], available=["p.1"])
-    assert [member.name for member in grid.coders] == ["batchtopk-k4", "batchtopk-k8", "matryoshka-k4", "matryoshka-k8"]
+    grid = resolve(None, {}, {"d_sae": 64}, archs=["batchtopk", "matryoshka"], l0s=[4, 8], available=["p.1"])
+    assert [member.name for member in grid.coders] == [
+        f"{arch}-l0-{l0}" for arch in ("batchtopk", "matryoshka") for l0 in (4, 8)
+    ]
     for text, says in (
         ("batch_sise: 3\ncoders: []", "nearest: batch_size"),
         ("coders: 3", "coders"),

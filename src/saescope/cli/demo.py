@@ -25,7 +25,7 @@ def demo(
     tokens: Annotated[int, typer.Option("--tokens", help="Tokens of text to harvest.")] = 400_000,
     passes: Annotated[float, typer.Option("--passes", help="Passes over the training rows.")] = 3,
     d_sae: Annotated[int, typer.Option("--d-sae", help="Latents of each coder.")] = 9216,
-    k: Annotated[int, typer.Option("--k", help="Active latents per token.")] = 32,
+    l0: Annotated[float, typer.Option("--l0", "--k", help="Active latents per token.")] = 32,
     eval_tokens: Annotated[int, typer.Option("--eval-tokens", help="Held-out tokens to measure on.")] = 40_000,
     ce_tokens: Annotated[int, typer.Option("--ce-tokens", help="Of these, tokens for CE and KL.")] = 16_000,
     serve: Annotated[
@@ -38,7 +38,7 @@ def demo(
     from saescope.demo import DemoOptions, run
 
     options = DemoOptions(
-        out=out, tokens=tokens, passes=passes, d_sae=d_sae, k=k, eval_tokens=eval_tokens, ce_tokens=ce_tokens
+        out=out, tokens=tokens, passes=passes, d_sae=d_sae, l0=l0, eval_tokens=eval_tokens, ce_tokens=ce_tokens
     )
     with ExitStack() as stack:
         result = run(options, _Shown(stack, silent=as_json))
@@ -109,7 +109,7 @@ def _tell(result: DemoResult) -> None:
         f"[bold]Next[/]           saescope eval {first} --corpus FILE.txt --out my-eval    measure it on your own text"
     )
     console.print(
-        f"                saescope train {result.store} --arch matryoshka --d-sae 4096 --k 16 --out my-run    train another"
+        f"                saescope train {result.store} --arch matryoshka --d-sae 4096 --l0 16 --out my-run    train another"
     )
 
 

@@ -126,4 +126,4 @@ def _print_summary(store: Store, *, already: bool) -> None:
     console.print(f"left out: {special:,} special tokens, {sinks:,} attention sinks of {tokens:,} tokens")
     if store.manifest.corpus_ended:
         console.print(f"the text ended before the {store.manifest.request.tokens:,} tokens asked for")
-    console.print(f"next: saescope train {store.path} --arch batchtopk --d-sae 9216 --k 32 --out run")
+    console.print(f"next: saescope train {store.path} --arch batchtopk --d-sae 9216 --l0 32 --out run")

@@ -16,7 +16,7 @@ from saescope.errors import UsageError
 def register(app: typer.Typer) -> None:
     app.command(
         "train",
-        epilog="Example: saescope train acts --arch batchtopk --d-sae 9216 --k 32 --passes 3 --out runs/first",
+        epilog="Example: saescope train acts --arch batchtopk --d-sae 9216 --l0 32 --passes 3 --out runs/first",
     )(train)
 
 
@@ -26,8 +26,12 @@ def train(
     config: Annotated[Path | None, typer.Option("--config", help="A YAML configuration; options override it.")] = None,
     arch: Annotated[str | None, typer.Option("--arch", help="Architectures, comma-separated; one coder each.")] = None,
     d_sae: Annotated[int | None, typer.Option("--d-sae", help="Latents.")] = None,
-    k: Annotated[
-        str | None, typer.Option("--k", help="Active latents per token; comma-separated for several coders.")
+    l0: Annotated[
+        str | None,
+        typer.Option("--l0", "--k", help="Wanted active latents per token; comma-separated for several coders."),
+    ] = None,
+    option: Annotated[
+        list[str] | None, typer.Option("--option", help="An option of the architecture, NAME=VALUE, e.g. p=0.5.")
     ] = None,
     reads: Annotated[
         str | None, typer.Option("--reads", help="Hook points read; default: each point of the store.")
@@ -55,7 +59,7 @@ def train(
     log: Annotated[str, typer.Option("--log", help="Further loggers: tensorboard, wandb.")] = "",
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON for machines, without progress.")] = False,
 ) -> None:
-    """Train sparse coders. Several (of --arch and --k) share each batch."""
+    """Train sparse coders. Several (of --arch and --l0) share each batch."""
     from saescope.cli.progress import training_bar
     from saescope.lm import resolve_device
     from saescope.training import resolve
@@ -63,15 +67,16 @@ def train(
 
     if (store is None) == (model is None):
         raise UsageError("give a STORE to train from, or --model, --corpus and --points to stream without one")
-    base = {"batch_size": batch_size, "passes": passes, "seed": seed} | _settings(setting or [])
+    base = {"batch_size": batch_size, "passes": passes, "seed": seed} | _pairs("--set", setting)
     coder: dict[str, Any] = {"d_sae": d_sae, "skip": skip or None, "lr": lr, "init": str(init) if init else None}
+    coder["options"] = _pairs("--option", option) or None
     available = _split(points) if store is None else _store_points(store)
     resolved = resolve(
         config,
         base,
         coder,
         archs=_split(arch),
-        ks=[_integer(value) for value in _split(k)],
+        l0s=[_number(value) for value in _split(l0)],
         reads=_split(reads),
         writes=_split(writes),
         available=available,
@@ -110,21 +115,21 @@ def _split(value: str | None) -> list[str]:
     return [part.strip() for part in value.split(",") if part.strip()] if value else []
 
 
-def _integer(value: str) -> int:
+def _number(value: str) -> float:
     try:
-        return int(value)
+        return float(value)
     except ValueError:
-        raise UsageError(f"--k takes whole numbers, got {value!r}") from None
+        raise UsageError(f"--l0 takes numbers, got {value!r}") from None
 
 
-def _settings(pairs: list[str]) -> dict[str, Any]:
+def _pairs(flag: str, pairs: list[str] | None) -> dict[str, Any]:
     import yaml
 
     settings = {}
-    for pair in pairs:
+    for pair in pairs or []:
         name, equals, value = pair.partition("=")
         if not equals:
-            raise UsageError(f"--set takes NAME=VALUE, got {pair!r}")
+            raise UsageError(f"{flag} takes NAME=VALUE, got {pair!r}")
         settings[name] = yaml.safe_load(value)
     return settings
 

@@ -2,37 +2,65 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from saescope.coders.coder import SparseCoder
-from saescope.kernels import active
+from saescope.kernels import Support, active
 
 # Added to every margin while the strongest are looked for, because selection returns positive entries only. Exactly
 # representable, and far above any margin of normalised activations that could be among the strongest.
 _LIFT = 64.0
 
 
+Counts = Callable[[Support, Float[Tensor, "nnz"]], Bool[Tensor, "nnz"]]
+
+
 @torch.no_grad()
 def margin_for_l0(
-    coder: SparseCoder, batches: list[Float[Tensor, "tokens d_in"]], offset: Float[Tensor, "d_sae"], l0: float
+    coder: SparseCoder,
+    batches: list[Float[Tensor, "tokens d_in"]],
+    offset: Float[Tensor, "d_sae"],
+    l0: float,
+    counts: Counts | None = None,
 ) -> float | None:
-    """The value that x · W_enc + offset exceeds l0 times per token on average over `batches`; None where there are no tokens.
+    """The value that x · W_enc + offset exceeds l0 times per token on average over `batches`; None where there are no tokens
+    or never so many entries.
 
-    Halfway between the last entry that should be active and the first that should not.
+    Halfway between the last entry that should be active and the first that should not. `counts`, of a support and its
+    products x · W_enc, says which entries are active at all once chosen (default: every one).
     """
-    wanted = round(l0 * sum(x.shape[0] for x in batches))
-    strongest = []
-    for x in batches:
-        # Twice the mean L0 of each batch surely includes the pooled strongest unless batches differ wildly.
-        support = active().select_batch_topk(
-            coder.centred(x), coder.W_enc_rows, offset + _LIFT, round(2 * l0 * x.shape[0]) + 1
-        )
-        products = active().sampled_product(support, coder.centred(x), coder.W_enc_rows.detach())
-        strongest.append(products + offset[support.indices])
-    pooled = torch.cat(strongest).double() if strongest else torch.zeros(0)
-    if pooled.numel() <= wanted or wanted < 1:
-        return None
-    top = pooled.topk(wanted + 1).values
-    return float((top[-1] + top[-2]) / 2)
+    n_tokens = sum(x.shape[0] for x in batches)
+    wanted = round(l0 * n_tokens)
+    # Twice the mean L0 of each batch nearly always includes the pooled strongest; if not, look further.
+    share = 2 * l0
+    while wanted >= 1:
+        pooled = [_strongest(coder, x, offset, round(share * x.shape[0]) + 1, counts) for x in batches]
+        margins = torch.cat(pooled).double()
+        if margins.numel() > wanted:
+            top = margins.topk(wanted + 1).values
+            return float((top[-1] + top[-2]) / 2)
+        if share >= coder.d_sae:
+            break
+        share *= 2
+    return None
+
+
+def _strongest(
+    coder: SparseCoder,
+    x: Float[Tensor, "tokens d_in"],
+    offset: Float[Tensor, "d_sae"],
+    count: int,
+    counts: Counts | None,
+) -> Float[Tensor, "found"]:
+    """The largest margins of a batch, those that count."""
+    centred = coder.centred(x)
+    support = active().select_batch_topk(
+        centred, coder.W_enc_rows, offset + _LIFT, min(count, x.shape[0] * coder.d_sae)
+    )
+    products = active().sampled_product(support, centred, coder.W_enc_rows.detach())
+    margins = products + offset[support.indices]
+    return margins if counts is None else margins[counts(support, products)]

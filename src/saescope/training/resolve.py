@@ -18,16 +18,16 @@ def resolve(
     coder: dict[str, Any],
     *,
     archs: Sequence[str] = (),
-    ks: Sequence[int] = (),
+    l0s: Sequence[float] = (),
     reads: Sequence[str] = (),
     writes: Sequence[str] = (),
     available: Sequence[str] = (),
 ) -> TrainConfig:
     """The run's configuration: `file` (or the defaults) with everything given laid over it.
 
-    `run` and `coder` hold settings of the run and of each of its coders; None means not given. Several `archs` and `ks`
-    make one coder of each combination. Without `reads`, every available hook point gets its own coders; `writes` makes
-    them transcoders of all of `reads`.
+    `run` and `coder` hold settings of the run and of each of its coders; None means not given, and `coder["options"]` are
+    laid over the architecture's own. Several `archs` and wanted `l0s` make one coder of each combination. Without `reads`,
+    every available hook point gets its own coders; `writes` makes them transcoders of all of `reads`.
     """
     given_run = {key: value for key, value in run.items() if value is not None}
     given = {key: value for key, value in coder.items() if value is not None}
@@ -35,18 +35,15 @@ def resolve(
         given.setdefault("seed", given_run["seed"])
     if file is not None:
         base = TrainConfig.from_yaml(file).model_dump(mode="json")
-        own = [part | given for part in base.pop("coders")]
-        own = [_with(part, archs, ks, reads, writes) for part in own]
+        own = [_with(part, given, archs, l0s, reads, writes) for part in base.pop("coders")]
         return TrainConfig.from_data(base | given_run | {"coders": own}, str(file))
     places = _places(reads, writes, available)
-    combinations = list(itertools.product(archs or ["batchtopk"], list[int | None](ks) or [None], places))
+    combinations = list(itertools.product(archs or ["batchtopk"], list[float | None](l0s) or [None], places))
     coders = []
-    for arch, k, (reading, writing) in combinations:
-        # Refused here rather than by validation, so that the message names what was typed.
-        architecture_type(arch)
-        name = _name(arch, k if len(ks) > 1 else None, reading[0] if len(places) > 1 else None)
-        options = {} if k is None else {"k": k}
-        coders.append({"name": name, "arch": arch, "options": options, "reads": reading, "writes": writing} | given)
+    for arch, l0, (reading, writing) in combinations:
+        name = _name(arch, l0 if len(l0s) > 1 else None, reading[0] if len(places) > 1 else None)
+        options = _options(arch, l0) | given.get("options", {})
+        coders.append({"name": name, "arch": arch, "reads": reading, "writes": writing} | given | {"options": options})
     return TrainConfig.from_data(given_run | {"coders": coders})
 
 
@@ -61,16 +58,31 @@ def _places(reads: Sequence[str], writes: Sequence[str], available: Sequence[str
     return [([point], []) for point in points]
 
 
+def _options(arch: str, l0: float | None) -> dict[str, Any]:
+    """The wanted L0 under the name that the architecture has for it."""
+    # An unknown architecture is refused here rather than by validation, so that the message names what was typed.
+    option = architecture_type(arch).l0_option
+    if l0 is None:
+        return {}
+    return {option: int(l0) if float(l0).is_integer() else l0}
+
+
 def _with(
-    part: dict[str, Any], archs: Sequence[str], ks: Sequence[int], reads: Sequence[str], writes: Sequence[str]
+    part: dict[str, Any],
+    given: dict[str, Any],
+    archs: Sequence[str],
+    l0s: Sequence[float],
+    reads: Sequence[str],
+    writes: Sequence[str],
 ) -> dict[str, Any]:
-    if len(archs) > 1 or len(ks) > 1:
-        raise UsageError("with --config, give at most one --arch and one --k: they override every coder of the file")
-    changed = dict(part)
+    if len(archs) > 1 or len(l0s) > 1:
+        raise UsageError("with --config, give at most one --arch and one --l0: they override every coder of the file")
+    changed = part | given
     if archs:
         changed["arch"] = archs[0]
-    if ks:
-        changed["options"] = {**part["options"], "k": ks[0]}
+    # Options of another architecture mean nothing to the one given.
+    kept = part["options"] if changed["arch"] == part["arch"] else {}
+    changed["options"] = kept | _options(changed["arch"], l0s[0] if l0s else None) | given.get("options", {})
     if reads:
         changed["reads"] = list(reads)
     if writes:
@@ -78,6 +90,6 @@ def _with(
     return changed
 
 
-def _name(arch: str, k: int | None, point: str | None) -> str:
-    parts = [arch, None if k is None else f"k{k}", point]
+def _name(arch: str, l0: float | None, point: str | None) -> str:
+    parts = [arch, None if l0 is None else f"l0-{l0:g}", point]
     return "-".join(part for part in parts if part)

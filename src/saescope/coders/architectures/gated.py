@@ -13,7 +13,7 @@ All gradients pass through entries with π > 0, so the exact step needs those on
 from __future__ import annotations
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from saescope.coders.architecture import TrainingPass, register
@@ -21,7 +21,7 @@ from saescope.coders.architectures.standard import FIRST_L0, shift_bias
 from saescope.coders.coder import SparseCoder
 from saescope.coders.codes import Codes
 from saescope.coders.l0_control import SteeredArchitecture
-from saescope.kernels import active, decode_from, per_latent
+from saescope.kernels import Support, active, decode_from, per_latent
 
 
 @register
@@ -76,4 +76,9 @@ class Gated(SteeredArchitecture):
 
     def calibrate(self, coder: SparseCoder, batches: list[Float[Tensor, "tokens d_in"]]) -> None:
         # Only the gate moves: r_mag and b_mag, and so the magnitudes, stay as trained.
-        shift_bias(coder, batches, self.options.l0)
+        gain, b_mag = coder.extra("r_mag").exp(), coder.extra("b_mag")
+
+        def counts(support: Support, products: Float[Tensor, "nnz"]) -> Bool[Tensor, "nnz"]:
+            return products * gain[support.indices] + b_mag[support.indices] > 0
+
+        shift_bias(coder, batches, self.options.l0, counts)

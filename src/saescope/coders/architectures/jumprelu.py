@@ -12,7 +12,7 @@ around it (straight-through):
 faster than weights: a step of the weights' size would not carry them anywhere in a short run. Also the form in which
 BatchTopK and Matryoshka coders are used: their batch-wide choice becomes a constant threshold.
 
-Entries below the window have no gradient, so the exact step needs those above θ - ε/2 only.
+Entries below the window, or below zero, have no gradient, so the exact step needs those above max(θ - ε/2, 0) only.
 """
 
 from __future__ import annotations

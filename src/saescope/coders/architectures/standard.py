@@ -19,7 +19,7 @@ from torch import Tensor
 
 from saescope.coders.architecture import TrainingPass, register
 from saescope.coders.architectures.jumprelu import encode_above
-from saescope.coders.calibration import margin_for_l0
+from saescope.coders.calibration import Counts, margin_for_l0
 from saescope.coders.coder import SparseCoder
 from saescope.coders.codes import Codes
 from saescope.coders.l0_control import SteeredArchitecture, SteeredOptions
@@ -80,8 +80,10 @@ class Standard(SteeredArchitecture):
 
 
 @torch.no_grad()
-def shift_bias(coder: SparseCoder, batches: list[Float[Tensor, "tokens d_in"]], l0: float) -> None:
-    """Move all biases by one amount so that mean L0 over `batches` is `l0`."""
-    margin = margin_for_l0(coder, batches, coder.b_enc, l0)
+def shift_bias(
+    coder: SparseCoder, batches: list[Float[Tensor, "tokens d_in"]], l0: float, counts: Counts | None = None
+) -> None:
+    """Move all biases by one amount so that mean L0 over `batches` is `l0`; `counts` as in `margin_for_l0`."""
+    margin = margin_for_l0(coder, batches, coder.b_enc, l0, counts)
     if margin is not None:
         coder.b_enc.sub_(margin)
