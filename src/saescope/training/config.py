@@ -27,10 +27,17 @@ class CoderConfig(BaseModel):
     lr: float | None = Field(default=None, gt=0, description="peak learning rate; default follows from d_sae")
     seed: int = 0
     init: str | None = Field(default=None, description="folder of a saved coder to start from (warm start)")
+    resample: tuple[float, ...] = Field(
+        default=(), description="parts of the run after which dead latents are started again (Bricken et al., 2023)"
+    )
 
     @model_validator(mode="after")
     def _possible(self) -> CoderConfig:
         make_architecture(self.arch, self.d_sae, self.options).check()
+        if any(not 0 < part < 1 for part in self.resample):
+            raise UsageError(
+                f"coder {self.name!r}: resample takes parts of the run between 0 and 1, got {self.resample}"
+            )
         if not self.reads:
             raise UsageError(f"coder {self.name!r} reads no hook point; give it one")
         return self

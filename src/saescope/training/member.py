@@ -14,6 +14,7 @@ from saescope.training.firing import FiringRecord
 from saescope.training.initialise import initialise, warm_start
 from saescope.training.objective import AuxTerm, Loss, objective
 from saescope.training.optimiser import CoderOptimiser, schedule
+from saescope.training.resample import resample
 
 Moments = dict[str, tuple[Float[Tensor, "d"], float]]
 
@@ -44,6 +45,7 @@ class Member:
         self._write_columns = _columns(columns, config.writes_to, device)
         self.optimiser = CoderOptimiser(self.coder, config.learning_rate, betas=run.betas, eps=run.eps, clip=run.clip)
         self.firing = FiringRecord(config.d_sae, device)
+        self._resample_at = {max(1, round(part * n_steps)) for part in config.resample}
         self.dead_horizon = max(1, round(run.dead_after * n_steps * run.batch_size))
 
     @property
@@ -64,6 +66,10 @@ class Member:
         torch.autograd.backward(loss.total)
         norm = self.optimiser.step(schedule(step, self.n_steps, self.run.warmup, self.run.decay))
         self.firing.update(loss.done.codes)
+        if step + 1 in self._resample_at:
+            dead = self.firing.dead(self.dead_horizon)
+            resample(self.coder, self.optimiser, x, y, dead, seed=self.config.seed * self.n_steps + step)
+            self.firing.silent[dead] = 0
         self.coder.architecture.after_step(self.coder, loss.done, step, self.n_steps)
         return loss, norm
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from jaxtyping import Int
 from torch import Tensor, nn
 
 from saescope.coders import SparseCoder
@@ -45,6 +46,15 @@ class CoderOptimiser:
         self.adam.zero_grad(set_to_none=True)
         normalise_rows(decoder)
         return norm
+
+    @torch.no_grad()
+    def forget(self, latents: Int[Tensor, "n"]) -> None:
+        """Clear the moments of some latents' weights."""
+        for name, parameter in self.coder.named_parameters():
+            if parameter.shape[0] == self.coder.d_sae and name not in ("b_dec", "W_skip"):
+                for moment in self.adam.state.get(parameter, {}).values():
+                    if moment.ndim:
+                        moment[latents] = 0
 
     def state(self) -> dict[str, Tensor]:
         """Adam's moments and step counts by parameter name."""

@@ -39,7 +39,7 @@ class BatchTopK(Architecture):
 
     def extra_tensors(self) -> dict[str, Tensor]:
         # Float64, and a weight beside the sum, so that the mean is unbiased from the first step on.
-        return {
+        return super().extra_tensors() | {
             "threshold_sum": torch.zeros((), dtype=torch.float64),
             "threshold_weight": torch.zeros((), dtype=torch.float64),
         }
@@ -57,7 +57,7 @@ class BatchTopK(Architecture):
         """The batch's k·T strongest latents, values carrying gradient."""
         with torch.no_grad():
             support = active().select_batch_topk(
-                coder.centred(x), coder.W_enc_rows, coder.b_enc, self.options.k * x.shape[0], dtype=selection
+                coder.centred(x), coder.W_enc_rows, coder.b_enc, round(self.l0_now(coder) * x.shape[0]), dtype=selection
             )
         return Codes(support, coder.values_on(support, x))
 
@@ -72,6 +72,7 @@ class BatchTopK(Architecture):
 
     @torch.no_grad()
     def after_step(self, coder: SparseCoder, done: TrainingPass, step: int, n_steps: int) -> None:
+        super().after_step(coder, done, step, n_steps)
         values = done.codes.values
         positive = values[values > 0]
         if positive.numel():

@@ -17,7 +17,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from saescope.coders.architecture import TrainingPass, register
-from saescope.coders.architectures.standard import FIRST_L0, shift_bias
+from saescope.coders.architectures.standard import shift_bias
 from saescope.coders.coder import SparseCoder
 from saescope.coders.codes import Codes
 from saescope.coders.l0_control import SteeredArchitecture
@@ -36,7 +36,7 @@ class Gated(SteeredArchitecture):
     @torch.no_grad()
     def prepare(self, coder: SparseCoder, x: Float[Tensor, "tokens d_in"], *, warm: bool) -> None:
         if not warm:
-            shift_bias(coder, [x], FIRST_L0 * self.options.l0)
+            shift_bias(coder, [x], self.l0_now(coder))
 
     def gate(self, coder: SparseCoder, x: Float[Tensor, "tokens d_in"]) -> tuple[Codes, Codes]:
         """The codes, and on the same support the gates π."""

@@ -24,8 +24,6 @@ from saescope.coders.coder import SparseCoder
 from saescope.coders.codes import Codes
 from saescope.coders.l0_control import SteeredArchitecture, SteeredOptions
 
-# Training starts with this many times the wanted L0.
-FIRST_L0 = 2.0
 # f^p has an infinite slope at zero; f is counted from here.
 _SOFT = 1e-2
 
@@ -47,7 +45,7 @@ class Standard(SteeredArchitecture):
 
     def prepare(self, coder: SparseCoder, x: Float[Tensor, "tokens d_in"], *, warm: bool) -> None:
         if not warm:
-            shift_bias(coder, [x], FIRST_L0 * self.options.l0)
+            shift_bias(coder, [x], self.l0_now(coder))
 
     def encode(self, coder: SparseCoder, x: Float[Tensor, "tokens d_in"]) -> Codes:
         return encode_above(coder, x, torch.zeros_like(coder.b_enc))

@@ -32,16 +32,16 @@ class TopK(Architecture):
     options_type = TopKOptions
     options: TopKOptions
 
-    def choose(self, coder: SparseCoder, x: Float[Tensor, "tokens d_in"], selection: torch.dtype | None) -> Codes:
+    def choose(
+        self, coder: SparseCoder, x: Float[Tensor, "tokens d_in"], k: int, selection: torch.dtype | None
+    ) -> Codes:
         """Each token's k strongest latents, values carrying gradient."""
         with torch.no_grad():
-            support = active().select_topk(
-                coder.centred(x), coder.W_enc_rows, coder.b_enc, self.options.k, dtype=selection
-            )
+            support = active().select_topk(coder.centred(x), coder.W_enc_rows, coder.b_enc, k, dtype=selection)
         return Codes(support, coder.values_on(support, x))
 
     def encode(self, coder: SparseCoder, x: Float[Tensor, "tokens d_in"]) -> Codes:
-        return self.choose(coder, x, None)
+        return self.choose(coder, x, self.options.k, None)
 
     def training_pass(
         self,
@@ -50,7 +50,7 @@ class TopK(Architecture):
         y: Float[Tensor, "tokens d_out"],
         selection: torch.dtype,
     ) -> TrainingPass:
-        codes = self.choose(coder, x, selection)
+        codes = self.choose(coder, x, round(self.l0_now(coder)), selection)
         return TrainingPass.single(codes, coder, x)
 
     def inference_options(self) -> dict[str, Any]:
