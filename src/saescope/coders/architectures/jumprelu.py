@@ -8,9 +8,11 @@ around it (straight-through):
 
     ∂f/∂θ ≈ -(θ/ε)·[|pre - θ| < ε/2],     ∂[pre > θ]/∂θ ≈ -(1/ε)·[|pre - θ| < ε/2]
 
-λ is steered to the wanted L0, fixed, or replaced by c·(L0/l0 - 1)² (`control: quadratic`; Gemma Scope). Thresholds learn
-faster than weights: a step of the weights' size would not carry them anywhere in a short run. Also the form in which
-BatchTopK and Matryoshka coders are used: their batch-wide choice becomes a constant threshold.
+λ is steered to the wanted L0, fixed, or replaced by c·(L0/l0 - 1)² (`control: quadratic`; Gemma Scope). Through gradients
+alone L0 hardly moves: thresholds take steps of the learning rate while pre-activations grow with every weight. So a steered
+run moves all thresholds together by L0's present excess, and leaves to λ and the gradients how they differ.
+
+Also the form in which BatchTopK and Matryoshka coders are used: their batch-wide choice becomes a constant threshold.
 
 Entries below the window, or below zero, have no gradient, so the exact step needs those above max(θ - ε/2, 0) only.
 """
@@ -32,6 +34,8 @@ from saescope.coders.l0_control import SteeredArchitecture, SteeredOptions
 from saescope.kernels import active, per_latent
 
 _QUADRATIC = 10.0
+# All thresholds follow L0's excess by this power each step.
+_FOLLOW = 0.1
 
 
 class JumpReLUOptions(SteeredOptions):
@@ -54,12 +58,16 @@ def encode_above(coder: SparseCoder, x: Float[Tensor, "tokens d_in"], threshold:
 class JumpReLU(SteeredArchitecture):
     name = "jumprelu"
     inference = "jumprelu"
-    fast = {"threshold": 20.0}  # noqa: RUF012
+    fast = {"threshold": 4.0}  # noqa: RUF012
     options_type = JumpReLUOptions
     options: JumpReLUOptions
 
     def extra_parameters(self) -> dict[str, Tensor]:
         return {"threshold": torch.zeros(self.d_sae)}
+
+    @property
+    def steered(self) -> bool:
+        return self.options.coefficient is None and self.options.control == "steer"
 
     @torch.no_grad()
     def prepare(self, coder: SparseCoder, x: Float[Tensor, "tokens d_in"], *, warm: bool) -> None:
@@ -101,6 +109,12 @@ class JumpReLU(SteeredArchitecture):
         if self.options.control == "quadratic":
             return (self.options.coefficient or _QUADRATIC) * (l0 / self.l0_now(coder) - 1) ** 2
         return self.price(coder) * l0 / coder.d_out
+
+    @torch.no_grad()
+    def after_step(self, coder: SparseCoder, done: TrainingPass, step: int, n_steps: int) -> None:
+        super().after_step(coder, done, step, n_steps)
+        if self.steered:
+            coder.extra("threshold").mul_(coder.extra("price_ratio").to(coder.dtype) ** _FOLLOW)
 
     def inference_tensors(
         self, coder: SparseCoder, norms: Float[Tensor, "d_sae"], moved: Float[Tensor, "d_sae"]
