@@ -9,7 +9,9 @@ from typing import Any
 
 from saescope.coders import architecture_type
 from saescope.errors import UsageError
+from saescope.lm import Expression, PointNames
 from saescope.training.config import TrainConfig
+from saescope.training.places import labels, places_of
 
 
 def resolve(
@@ -19,16 +21,19 @@ def resolve(
     *,
     archs: Sequence[str] = (),
     ks: Sequence[int] = (),
-    reads: Sequence[str] = (),
-    writes: Sequence[str] = (),
-    available: Sequence[str] = (),
+    reads: Expression = (),
+    writes: Expression = (),
+    available: PointNames | Sequence[str] = (),
 ) -> TrainConfig:
     """The run's configuration: `file` (or the defaults) with everything given laid over it.
 
     `run` and `coder` hold settings of the run and of each of its coders; None means not given. Several `archs` and `ks`
-    make one coder of each combination. Without `reads`, every available hook point gets its own coders; `writes` makes
-    them transcoders of all of `reads`.
+    make one coder of each combination, at each place that `reads` and `writes` name: expressions such as `"mlp_in.*"`,
+    paired in order, expanded against the `available` hook points (none given: nobody knows which exist). Without `reads`,
+    every available point gets its own coders.
     """
+    if not isinstance(available, PointNames):
+        available = PointNames(available or None, "the activations")
     given_run = {key: value for key, value in run.items() if value is not None}
     given = {key: value for key, value in coder.items() if value is not None}
     if "seed" in given_run:
@@ -36,34 +41,32 @@ def resolve(
     if file is not None:
         base = TrainConfig.from_yaml(file).model_dump(mode="json")
         own = [part | given for part in base.pop("coders")]
-        own = [_with(part, archs, ks, reads, writes) for part in own]
+        place = {"reads": _one_group("--reads", reads, available), "writes": _one_group("--writes", writes, available)}
+        own = [_with(part, archs, ks) | {key: list(points) for key, points in place.items() if points} for part in own]
         return TrainConfig.from_data(base | given_run | {"coders": own}, str(file))
-    places = _places(reads, writes, available)
-    combinations = list(itertools.product(archs or ["batchtopk"], list[int | None](ks) or [None], places))
+    places = places_of(reads, writes, available)
+    named = list(zip(places, labels(places), strict=True))
     coders = []
-    for arch, k, (reading, writing) in combinations:
+    for arch, k, (where, label) in itertools.product(archs or ["batchtopk"], list[int | None](ks) or [None], named):
         # Refused here rather than by validation, so that the message names what was typed.
         architecture_type(arch)
-        name = _name(arch, k if len(ks) > 1 else None, reading[0] if len(places) > 1 else None)
+        name = _name(arch, k if len(ks) > 1 else None, label)
         options = {} if k is None else {"k": k}
-        coders.append({"name": name, "arch": arch, "options": options, "reads": reading, "writes": writing} | given)
+        points = {"reads": list(where.reads), "writes": list(where.writes)}
+        coders.append({"name": name, "arch": arch, "options": options, **points} | given)
     return TrainConfig.from_data(given_run | {"coders": coders})
 
 
-def _places(reads: Sequence[str], writes: Sequence[str], available: Sequence[str]) -> list[tuple[list[str], list[str]]]:
-    if writes:
-        if not reads:
-            raise UsageError("a transcoder needs the hook points it reads as well: give --reads")
-        return [(list(reads), list(writes))]
-    points = list(reads or available)
-    if not points:
-        raise UsageError("no hook point to train on; give --reads")
-    return [([point], []) for point in points]
+def _one_group(option: str, expression: Expression, available: PointNames) -> tuple[str, ...]:
+    groups = available.groups(expression)
+    if len(groups) > 1:
+        raise UsageError(
+            f"with --config, {option} takes the points of one coder, joined by +: it overrides every coder's"
+        )
+    return groups[0] if groups else ()
 
 
-def _with(
-    part: dict[str, Any], archs: Sequence[str], ks: Sequence[int], reads: Sequence[str], writes: Sequence[str]
-) -> dict[str, Any]:
+def _with(part: dict[str, Any], archs: Sequence[str], ks: Sequence[int]) -> dict[str, Any]:
     if len(archs) > 1 or len(ks) > 1:
         raise UsageError("with --config, give at most one --arch and one --k: they override every coder of the file")
     changed = dict(part)
@@ -71,13 +74,9 @@ def _with(
         changed["arch"] = archs[0]
     if ks:
         changed["options"] = {**part["options"], "k": ks[0]}
-    if reads:
-        changed["reads"] = list(reads)
-    if writes:
-        changed["writes"] = list(writes)
     return changed
 
 
-def _name(arch: str, k: int | None, point: str | None) -> str:
-    parts = [arch, None if k is None else f"k{k}", point]
+def _name(arch: str, k: int | None, place: str) -> str:
+    parts = [arch, None if k is None else f"k{k}", place]
     return "-".join(part for part in parts if part)
