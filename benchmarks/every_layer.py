@@ -40,6 +40,9 @@ def main() -> int:
     parser.add_argument("--batch-size", type=int, default=4096)
     parser.add_argument("--memory", default="1GiB", help="for the two blocks of rows that are shuffled")
     parser.add_argument("--eval-tokens", type=int, default=4096)
+    parser.add_argument(
+        "--ce-tokens", type=int, default=1024, help="of these; each costs four more runs of every layer"
+    )
     parser.add_argument("--out", type=Path, help="keep run and report here")
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
@@ -87,7 +90,7 @@ def run(given: argparse.Namespace, out: Path) -> int:
 
     started = time.perf_counter()
     subjects = [Subject.of(out / "run" / "coders" / coder.name) for coder in config.coders]
-    found = saescope.evaluate(subjects, lm, corpus, max_tokens=given.eval_tokens)
+    found = saescope.evaluate(subjects, lm, corpus, max_tokens=given.eval_tokens, ce_tokens=given.ce_tokens)
     report = saescope.write_report(found, out / "eval", lm.tokenizer)
     measured, total_gib = time.perf_counter() - started, peak_gib()
 
