@@ -160,6 +160,39 @@ def test_streaming_needs_no_store(place: Path) -> None:
     assert set(json.loads(done.stdout)["coders"]) == {"batchtopk-resid_post.1", "batchtopk-mlp_out.1"}
 
 
+def test_a_transcoder_a_layer_in_one_streamed_pass(place: Path) -> None:
+    arguments = [
+        "train", "--model", place / "model", "--corpus", place / "corpus.jsonl", "--reads", "mlp_in.*",
+        "--writes", "mlp_out.*", "--tokens", 3000, "--context", 32, "--memory", "200KiB", "--d-sae", 64, "--l0", 4,
+        "--batch-size", 128, "--out", place / "layers",
+    ]  # fmt: skip
+    done = run(*arguments)
+    assert done.returncode == 0, done.stderr
+    names = [f"batchtopk-mlp_out.{layer}" for layer in range(3)]
+    assert [line.split()[0] for line in done.stdout.splitlines() if line.strip().startswith("batchtopk")] == names
+    assert f"saescope eval {place}/layers/coders/*" in done.stdout
+    for layer, name in enumerate(names):
+        ours = json.loads((place / "layers" / "coders" / name / "saescope.json").read_text())
+        assert [part["point"] for part in ours["reads"] + ours["writes"]] == [f"mlp_in.{layer}", f"mlp_out.{layer}"]
+    one_line(run(*arguments[:-1], place / "x", "--writes", "mlp_out.1-2"), 2, "of 3 coders and --writes of 2 coders")
+    one_line(run(*arguments[:-1], place / "x", "--memory", "much"), 2, "'much' is not an amount of memory")
+    one_line(run(*arguments[:-1], place / "x", "--memory", "4KiB"), 2, "give at least 24.0 KiB")
+    assert not (place / "x").exists()
+
+
+def test_harvested_ranges_train_where_they_exist(place: Path) -> None:
+    done = run(*[a if a != "resid_post.1" else "resid_post.*:2,mlp_in.1" for a in harvest(place, place / "several")])
+    assert done.returncode == 0, done.stderr
+    assert "rows of resid_post.0, resid_post.2, mlp_in.1" in done.stdout
+    few = ["--passes", 1, "--json"]
+    joined = run(*train(place / "several", place / "joined", "--reads", "resid_post.0+resid_post.2", *few))
+    assert set(json.loads(joined.stdout)["coders"]) == {"batchtopk"}, joined.stderr
+    some = run(*train(place / "several", place / "some", "--points", "resid_post.*", *few))
+    assert set(json.loads(some.stdout)["coders"]) == {"batchtopk-resid_post.0", "batchtopk-resid_post.2"}
+    missing = run(*train(place / "several", place / "x", "--reads", "resid_post.0-2"))
+    one_line(missing, 2, f"resid_post.1 is not in the store {place}/several, which has resid_post.0, resid_post.2")
+
+
 def one_line(done: subprocess.CompletedProcess[str], code: int, says: str) -> None:
     assert done.returncode == code, done.stderr
     assert "Traceback" not in done.stderr

@@ -101,7 +101,7 @@ def run(options: DemoOptions, audience: Audience) -> DemoResult:
         {"d_sae": options.d_sae},
         archs=ARCHITECTURES,
         l0s=[options.l0],
-        reads=[point],
+        available=[point],
     )
     source = StoreStream(store, config.points, batch_size=config.batch_size, passes=config.passes)
     try:

@@ -19,13 +19,15 @@ from saescope.lm import LanguageModel
 from saescope.text import Corpus, SequenceOptions
 
 POINTS = ("resid_post.0", "mlp_out.1")
+# Two blocks of 512 rows of two points of width 24, in bfloat16.
+TWO_BLOCKS = 2 * 512 * 48 * 2
 Open = Callable[..., ModelStream]
 
 
 @pytest.fixture
 def open_stream(lm: LanguageModel, corpus: Corpus, options: SequenceOptions) -> Open:
     def opened(model: LanguageModel = lm, **changes: Any) -> ModelStream:
-        settings: dict[str, Any] = {"tokens": 3000, "batch_size": 64, "buffer_rows": 512, "batch_tokens": 128}
+        settings: dict[str, Any] = {"tokens": 3000, "batch_size": 64, "memory": TWO_BLOCKS, "batch_tokens": 128}
         return ModelStream(model, corpus, POINTS, options, **{**settings, **changes})
 
     return opened
@@ -172,7 +174,7 @@ def test_sinks_shorten_a_pass_and_the_next_one_fills_up(
 
 
 def test_statistics_are_of_the_first_block(open_stream: Open, store: Store) -> None:
-    whole = open_stream(buffer_rows=10**6).statistics()
+    whole = open_stream(memory=10**9).statistics()
     for point, of_store in store.statistics().items():
         assert whole[point].n_rows == of_store.n_rows
         torch.testing.assert_close(whole[point].mean, of_store.mean, rtol=1e-3, atol=1e-4)

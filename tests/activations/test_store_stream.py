@@ -15,6 +15,9 @@ from saescope.activations import ActivationSource, Store, StoreStream
 from saescope.activations.store_stream import evenly_spaced
 from saescope.errors import StoreError, UsageError
 
+# Bytes of a row of two points of width 24, in bfloat16.
+ROW = 48 * 2
+
 
 def visits(stream: StoreStream) -> list[tuple[int, int]]:
     """(sequence, position) of every row handed out, in order."""
@@ -50,7 +53,7 @@ def test_every_pass_visits_every_row_exactly_once(
 ) -> None:
     expected = sorted(rows_of(store, split))
     stream = StoreStream(
-        store, batch_size=batch_size, window_rows=window_rows, seed=seed, passes=passes, split=split, prefetch=0
+        store, batch_size=batch_size, memory=window_rows * ROW, seed=seed, passes=passes, split=split, prefetch=0
     )
     seen = visits(stream)
     assert len(seen) == stream.n_steps * batch_size == len(expected) * passes // batch_size * batch_size
@@ -68,7 +71,7 @@ def test_values_and_labels_belong_together(store: Store) -> None:
     for shard in store.shards():
         for row in range(shard.n_rows):
             by_place[int(shard.sequence[row]), int(shard.position[row])] = (shard, row)
-    for values, labels in StoreStream(store, batch_size=100, window_rows=1000).with_labels():
+    for values, labels in StoreStream(store, batch_size=100, memory=1000 * ROW).with_labels():
         for i in range(0, 100, 9):
             shard, row = by_place[int(labels.sequence[i]), int(labels.position[i])]
             assert torch.equal(values[i], torch.cat([shard.activations[point][row] for point in store.points]))
@@ -77,7 +80,7 @@ def test_values_and_labels_belong_together(store: Store) -> None:
 
 def test_order_depends_on_seed_and_pass_only(store: Store) -> None:
     def order(**given: Any) -> list[tuple[int, int]]:
-        return visits(StoreStream(store, **{"batch_size": 50, "window_rows": 1000, "passes": 2} | given))
+        return visits(StoreStream(store, **{"batch_size": 50, "memory": 1000 * ROW, "passes": 2} | given))
 
     assert order() == order() == order(prefetch=0) == order(prefetch=7)
     n = len(rows_of(store, "train"))
@@ -88,7 +91,7 @@ def test_order_depends_on_seed_and_pass_only(store: Store) -> None:
 
 
 def test_a_batch_is_a_function_of_its_step(store: Store) -> None:
-    stream = StoreStream(store, batch_size=64, window_rows=500, passes=2)
+    stream = StoreStream(store, batch_size=64, memory=500 * ROW, passes=2)
     batches = list(stream)
     assert len(batches) == stream.n_steps
     for step in (stream.n_steps - 1, 0, 17, 5, 30):
@@ -99,7 +102,7 @@ def test_a_batch_is_a_function_of_its_step(store: Store) -> None:
 
 def test_a_state_taken_anywhere_continues_with_the_next_batch(store: Store) -> None:
     def stream() -> StoreStream:
-        return StoreStream(store, batch_size=64, window_rows=500, passes=1.5)
+        return StoreStream(store, batch_size=64, memory=500 * ROW, passes=1.5)
 
     whole = list(stream())
     for stopped_after in (1, 7, 20, len(whole) - 1):
@@ -123,8 +126,13 @@ def test_a_state_taken_anywhere_continues_with_the_next_batch(store: Store) -> N
 
 def test_the_state_of_another_stream_is_refused(store: Store) -> None:
     state = StoreStream(store, batch_size=64).state_dict()
-    for changes in ({"batch_size": 32}, {"seed": 1}, {"window_rows": 5}, {"points": ["mlp_out.1"]}):
-        with pytest.raises(StoreError, match=f"another stream .different {next(iter(changes))}"):
+    for changes, says in (
+        ({"batch_size": 32}, "batch_size"),
+        ({"seed": 1}, "seed"),
+        ({"memory": 5 * ROW}, "window_rows"),
+        ({"points": ["mlp_out.1"]}, "points"),
+    ):
+        with pytest.raises(StoreError, match=f"another stream .different {says}"):
             StoreStream(store, **{"batch_size": 64} | changes).load_state_dict(state)  # type: ignore[arg-type]
 
 
@@ -136,7 +144,7 @@ def test_chosen_points_are_concatenated_in_the_order_asked_for(store: Store) -> 
     assert torch.equal(torch.cat([a[:, 24:], a[:, :24]], 1), b)
     assert torch.equal(a[:, 24:], c)
     assert list(one.statistics()) == ["mlp_out.1"]
-    with pytest.raises(UsageError, match=r"has no mlp_in\.1"):
+    with pytest.raises(UsageError, match=r"mlp_in\.1: the store .* has no mlp_in; nearest: mlp_out"):
         StoreStream(store, ["mlp_in.1"])
 
 

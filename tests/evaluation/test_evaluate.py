@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import json
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +13,11 @@ import torch
 from tests.measured import POINT, D, coder_of, documents, identity_coder, random_coder, tiny_lm
 from transformers import PreTrainedTokenizerFast
 
+from saescope.activations import KeptRule
 from saescope.coders import save
 from saescope.errors import CoderError, UsageError
 from saescope.evaluation import METRICS, Evaluation, Subject, evaluate, record
+from saescope.evaluation.cross_entropy import Predictions
 from saescope.lm import LanguageModel
 
 
@@ -76,6 +80,59 @@ def test_several_coders_get_the_numbers_each_gets_alone(lm: LanguageModel) -> No
 def _numbers(evaluation: Evaluation) -> dict[str, float]:
     left_out = {"ev_batch_legacy"}
     return {key: value for key, value in evaluation.coder.items() if isinstance(value, float) and key not in left_out}
+
+
+def _at_every_layer() -> list[Any]:
+    return [random_coder(reads=f"{name}.{layer}") for layer in range(3) for name in ("resid_post", "mlp_out")]
+
+
+def test_measured_in_parts_each_coder_gets_the_same_numbers(lm: LanguageModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    together = evaluate(_at_every_layer(), lm, documents(), resamples=20)
+    told: list[tuple[str, int, int]] = []
+    # A sample of 16,384 tokens of width 24 in float32 and a control of 60 latents: two coders fit.
+    monkeypatch.setattr("saescope.evaluation.run._PART_BYTES", 2 * (16384 * D * 4 + 4 * 60 * 2 * D))
+    parts = evaluate(_at_every_layer(), lm, documents(), resamples=20, progress=lambda *event: told.append(event))
+    for one, other in zip(together, parts, strict=True):
+        assert (one.coder, one.controls, one.intervals) == (other.coder, other.controls, other.intervals)
+    measured = [done for stage, done, _ in told if stage == "measure"]
+    assert measured == sorted(measured)
+    assert measured[-1] == told[-1][2] == 3 * together[0].evaluation["tokens"]
+
+
+def test_what_a_shared_rule_leaves_out_is_found_once_for_all_coders(
+    lm: LanguageModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls = []
+    exclusions = KeptRule.exclusions
+
+    def counted(self: KeptRule, *given: Any) -> Any:
+        calls.append(1)
+        return exclusions(self, *given)
+
+    monkeypatch.setattr(KeptRule, "exclusions", counted)
+    evaluate(_at_every_layer()[0], lm, documents(), resamples=5)
+    alone = len(calls)
+    evaluate(_at_every_layer(), lm, documents(), resamples=5)
+    assert len(calls) == 2 * alone
+
+
+def test_probabilities_of_one_rule_are_held_at_a_time(lm: LanguageModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Coders of several runs have a rule each; over a large vocabulary their predictions are what fills the memory."""
+    alive: weakref.WeakSet[torch.Tensor] = weakref.WeakSet()
+    most = 0
+    init = Predictions.__init__
+
+    def counted(self: Predictions, *given: Any) -> None:
+        nonlocal most
+        init(self, *given)
+        alive.add(self.log_p)
+        gc.collect()
+        most = max(most, len(alive))
+
+    monkeypatch.setattr(Predictions, "__init__", counted)
+    rules = [{"special_ids": [0, 1, 2], "reference_norm": {}, "ratio": 10.0 + number} for number in range(4)]
+    evaluate([random_coder(kept_rule=rule) for rule in rules], lm, documents(), resamples=5, batch_tokens=64)
+    assert most == 1
 
 
 @pytest.mark.parametrize("packed", [True, False])

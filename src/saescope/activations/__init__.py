@@ -5,6 +5,7 @@ from saescope.activations.estimate import Plan, readable_bytes, readable_seconds
 from saescope.activations.exclusions import SINK_RATIO, Exclusions, KeptRule
 from saescope.activations.harvesting import Progress, harvest
 from saescope.activations.manifest import Counts, Manifest, Request, ShardRecord
+from saescope.activations.memory import parse_bytes
 from saescope.activations.model_stream import ModelStream
 from saescope.activations.shards import STORE_DTYPES, Shard
 from saescope.activations.statistics import Moments, PointStatistics
@@ -33,6 +34,7 @@ __all__ = [
     "StoreStream",
     "StoredDocument",
     "harvest",
+    "parse_bytes",
     "readable_bytes",
     "readable_seconds",
 ]

@@ -18,7 +18,7 @@ from saescope.errors import StoreError, UsageError
 from saescope.text import Sequencer
 
 if TYPE_CHECKING:
-    from saescope.lm import LanguageModel
+    from saescope.lm import Expression, LanguageModel
     from saescope.text import Corpus, SequenceOptions, TokenSequence
 
 BATCH_TOKENS = 4096
@@ -144,12 +144,9 @@ def batch_sequences(batch_tokens: int, options: SequenceOptions) -> int:
     return max(1, batch_tokens // options.context)
 
 
-def checked_points(lm: LanguageModel, points: Sequence[str]) -> dict[str, int]:
-    """Width by point, each name checked against the model."""
-    if not points:
+def checked_points(lm: LanguageModel, points: Expression) -> dict[str, int]:
+    """Width by point of what an expression names in the model."""
+    found = lm.point_names.points(points)
+    if not found:
         raise UsageError("no hook points given; name at least one, e.g. resid_post.14")
-    if repeated := sorted({point for point in points if list(points).count(point) > 1}):
-        raise UsageError(f"hook point given twice: {', '.join(repeated)}")
-    for point in points:
-        lm.check_point(point)
-    return {point: lm.width(point) for point in points}
+    return {point: lm.width(point) for point in found}

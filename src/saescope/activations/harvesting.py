@@ -44,7 +44,7 @@ from saescope.errors import OccupiedError, StoreError, UsageError
 from saescope.text import SequenceOptions
 
 if TYPE_CHECKING:
-    from saescope.lm import LanguageModel
+    from saescope.lm import Expression, LanguageModel
     from saescope.text import Corpus
 
 SHARD_TOKENS = 2**16
@@ -69,7 +69,7 @@ Listener = Callable[[Plan | Progress], None]
 def harvest(
     lm: LanguageModel,
     corpus: Corpus,
-    points: Sequence[str],
+    points: Expression,
     out: str | os.PathLike[str],
     *,
     tokens: int,
@@ -80,7 +80,8 @@ def harvest(
     sink_ratio: float = SINK_RATIO,
     progress: Listener | None = None,
 ) -> Store:
-    """Runs the model over the first `tokens` tokens of the corpus and stores what it has at `points`.
+    """Runs the model over the first `tokens` tokens of the corpus and stores what it has at `points`,
+    names or an expression such as `"mlp_in.*,mlp_out.*"`.
 
     `out` is a folder or an fsspec URL. A complete store of the same request is returned as it is, an incomplete one is
     continued; anything else there is an OccupiedError. `shard_tokens` defaults to 65,536, fewer where rows are wide.
@@ -231,7 +232,7 @@ class _Harvest:
 def _requested(
     lm: LanguageModel,
     corpus: Corpus,
-    points: Sequence[str],
+    points: Expression,
     tokens: int,
     options: SequenceOptions,
     batch_tokens: int,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import threading
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -23,19 +23,25 @@ from saescope.activations.batches import (
     in_batches,
 )
 from saescope.activations.documents import StoredDocument, trained_ids
+from saescope.activations.estimate import readable_bytes
 from saescope.activations.exclusions import SINK_RATIO, KeptRule
+from saescope.activations.memory import rows_within
 from saescope.activations.shards import ROW_TENSORS, store_dtype
 from saescope.activations.statistics import Moments, PointStatistics
 from saescope.activations.store_stream import evenly_spaced
 from saescope.activations.stream import Batch, RowLabels, SteppedStream, for_transfer
-from saescope.errors import StoreError
+from saescope.errors import StoreError, UsageError
 from saescope.text import SequenceOptions
 
 if TYPE_CHECKING:
-    from saescope.lm import LanguageModel
+    from saescope.lm import Expression, LanguageModel
     from saescope.text import Corpus, TokenSequence
 
-BUFFER_ROWS = 2**17
+# Two blocks of this many rows of one point of width 576 are 0.3 GiB, and mix 500 sequences. What is wider stays within the
+# bytes, so that the points of every layer at once do not ask a small machine for 18 GB.
+BLOCK_ROWS = 2**17
+BLOCKS_BYTES = 2**30
+_COPIED_ROWS = 1024
 
 
 @dataclass
@@ -51,10 +57,13 @@ class _Block:
 class ModelStream(SteppedStream):
     """The rows of a harvest of the same text, without the harvest.
 
-    The training sequences are run in blocks of at most `buffer_rows` rows; a block's rows are shuffled by (seed, pass,
-    block) and handed out while a background thread runs the next: two blocks are in memory. `n_steps` is known before the
-    model has run, from the ordinary tokens of the text; attention sinks make a pass a little shorter than that, and the
-    last batches then come from the beginning of one more pass.
+    The training sequences are run in blocks; a block's rows are shuffled by (seed, pass, block) and handed out while a
+    background thread runs the next. `memory` is what the rows of these two blocks may take together, in bytes (default:
+    131,072 rows a block, 1 GiB together at most); beside them are the model, what one forward batch captures, and the
+    batches handed out. `n_steps` is known before the model has run, from the ordinary tokens of the text; attention sinks
+    make a pass a little shorter than that, and the last batches then come from the beginning of one more pass.
+
+    `points`: names, or an expression such as `"mlp_in.*,mlp_out.*"`.
 
     The exclusion rule is measured as `harvest` does. `statistics()` are estimated on the first block of the first pass. The
     model is in use by the thread until `close()`.
@@ -64,14 +73,14 @@ class ModelStream(SteppedStream):
         self,
         lm: LanguageModel,
         corpus: Corpus,
-        points: Sequence[str],
+        points: Expression,
         options: SequenceOptions | None = None,
         *,
         tokens: int,
         batch_size: int = 4096,
         seed: int = 0,
         passes: float = 1,
-        buffer_rows: int = BUFFER_ROWS,
+        memory: int | None = None,
         batch_tokens: int = BATCH_TOKENS,
         dtype: str = "bfloat16",
         sink_ratio: float = SINK_RATIO,
@@ -79,14 +88,13 @@ class ModelStream(SteppedStream):
     ):
         self.options = options or SequenceOptions()
         self.widths = checked_points(lm, points)
-        self.points = tuple(points)
+        self.points = tuple(self.widths)
         self.dtype = store_dtype(dtype)
         self.tokens = tokens
         self._lm = lm
         self._corpus = corpus
         self._batch_sequences = batch_sequences(batch_tokens, self.options)
-        per_block = buffer_rows // (self._batch_sequences * self.options.context)
-        self._block_sequences = max(1, per_block) * self._batch_sequences
+        self._block_sequences = self._sequences_within(memory)
         self._prefetch = min(prefetch, 1)
         self._next = (0, 0, 0)
         self._first_block: _Block | None = None
@@ -140,9 +148,17 @@ class ModelStream(SteppedStream):
         enough = -(-max_rows // self.options.context) + 1
         chosen = {self._held_out[i] for i in evenly_spaced(len(self._held_out), enough).tolist()}
         numbered = ((n, s) for n, s in Excerpt(self._lm, self._corpus, self.options, self.tokens) if n in chosen)
-        gathered = [self._kept(batch)[0] for batch in in_batches(numbered, self._batch_sequences)]
-        rows = torch.cat([torch.empty(0, sum(self.widths.values()), dtype=self.dtype), *gathered])
-        return rows[torch.from_numpy(evenly_spaced(len(rows), max_rows))]
+        group = list(numbered)
+        rows = self._empty(sum(len(sequence.tokens) for _, sequence in group))
+        filled = 0
+        for batch in in_batches(iter(group), self._batch_sequences):
+            filled += int(self._put(batch, rows[filled:]).sum())
+        wanted = torch.from_numpy(evenly_spaced(filled, max_rows))
+        # Moved up in place: the i-th of them never stands before row i, and wide rows are too large to hold twice.
+        for start in range(0, len(wanted), _COPIED_ROWS):
+            chosen_rows = wanted[start : start + _COPIED_ROWS]
+            rows[start : start + len(chosen_rows)] = rows[chosen_rows]
+        return rows[: len(wanted)]
 
     def provenance(self) -> dict[str, Any]:
         return {
@@ -251,41 +267,67 @@ class ModelStream(SteppedStream):
         if self._first_block is not None and (pass_, index) == (0, 0):
             return self._first_block
         size = sum(len(sequence.tokens) for _, sequence in group)
-        rows = torch.empty(size, sum(self.widths.values()), dtype=self.dtype)
+        rows = self._empty(size)
         labels = {name: torch.empty(size, dtype=torch.int32) for name in ROW_TENSORS}
         filled = 0
         for batch in in_batches(iter(group), self._batch_sequences):
             if stopped.is_set():
                 break
-            kept, where = self._kept(batch)
-            rows[filled : filled + len(kept)] = kept
-            for name, values in labels.items():
-                values[filled : filled + len(kept)] = where[name]
-            filled += len(kept)
+            kept = self._put(batch, rows[filled:])
+            n = int(kept.sum())
+            for name, values in _labels(batch, kept).items():
+                labels[name][filled : filled + n] = values
+            filled += n
         block = _Block(pass_, index, rows[:filled], {name: values[:filled] for name, values in labels.items()})
         if (pass_, index) == (0, 0) and not stopped.is_set():
             self._first_block = block
         return block
 
-    def _kept(self, batch: ForwardBatch) -> tuple[Float[Tensor, "n d_total"], dict[str, Tensor]]:
-        """The rows of one forward batch, and their labels."""
+    def _put(self, batch: ForwardBatch, rows: Float[Tensor, "room d_total"]) -> np.ndarray:
+        """Writes the kept rows of one forward batch to the beginning of `rows`; returns which positions they are.
+
+        Point by point, each given up once it is written: a second copy of all would be the largest thing in memory.
+        """
         activations = batch.run(self._lm, self.points)
         mask = self.kept_rule.kept(batch.token_tensor(activations[self.points[0]].device), activations)
-        rows = torch.cat([activations[point][mask].to(self.dtype) for point in self.points], dim=1).cpu()
-        kept = mask.cpu().numpy()
-        sequence, position = np.nonzero(kept)
-        labels = {
-            "token": batch.tokens[kept],
-            "document": batch.document[kept],
-            "sequence": batch.sequence_ids[sequence],
-            "position": position.astype(np.int32),
-        }
-        return rows, {name: torch.from_numpy(values) for name, values in labels.items()}
+        kept: np.ndarray = mask.cpu().numpy()
+        n, start = int(kept.sum()), 0
+        for point, width in self.widths.items():
+            rows[:n, start : start + width] = activations.pop(point)[mask].to(self.dtype)
+            start += width
+        return kept
+
+    def _empty(self, n: int) -> Float[Tensor, "n d_total"]:
+        return torch.empty(n, sum(self.widths.values()), dtype=self.dtype)
+
+    def _sequences_within(self, memory: int | None) -> int:
+        """Sequences of a block: whole forward batches, or, where not even one fits, as many sequences as do."""
+        row_bytes = sum(self.widths.values()) * self.dtype.itemsize
+        rows = rows_within(memory, row_bytes, default=BLOCKS_BYTES, at_most=BLOCK_ROWS, copies=2)
+        sequences = rows // self.options.context
+        if sequences < 1 and memory is not None:
+            raise UsageError(
+                f"{readable_bytes(memory)} of memory do not hold two sequences of {self.options.context} tokens at "
+                f"{len(self.points)} hook points; give at least {readable_bytes(2 * self.options.context * row_bytes)}"
+            )
+        return sequences // self._batch_sequences * self._batch_sequences or max(1, sequences)
 
     def _measured(self, batch: ForwardBatch, sink_ratio: float) -> KeptRule:
         activations = batch.run(self._lm, self.points)
         device = activations[self.points[0]].device
         return KeptRule.measured(batch.token_tensor(device), activations, self._lm.special_ids, sink_ratio)
+
+
+def _labels(batch: ForwardBatch, kept: np.ndarray) -> dict[str, Tensor]:
+    """Where each kept row of a forward batch came from."""
+    sequence, position = np.nonzero(kept)
+    labels = {
+        "token": batch.tokens[kept],
+        "document": batch.document[kept],
+        "sequence": batch.sequence_ids[sequence],
+        "position": position.astype(np.int32),
+    }
+    return {name: torch.from_numpy(values) for name, values in labels.items()}
 
 
 def _is_train(sequence: TokenSequence) -> bool:

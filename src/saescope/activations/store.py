@@ -34,6 +34,8 @@ from saescope.errors import StoreError, UsageError
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
+    from saescope.lm import PointNames
+
 STATISTICS = "statistics.safetensors"
 TOKENIZER = "tokenizer"
 
@@ -78,6 +80,14 @@ class Store:
 
     def __repr__(self) -> str:
         return f"Store({self.path!r}, {', '.join(self.points)}, {self.n_rows:,} rows)"
+
+    @cached_property
+    def point_names(self) -> PointNames:
+        """Its points, against which expressions such as `resid_post.*` are expanded."""
+        # Imported late: a store is read without loading transformers.
+        from saescope.lm import PointNames
+
+        return PointNames(self.points, f"the store {self.path}")
 
     @property
     def n_shards(self) -> int:

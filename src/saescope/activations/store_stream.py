@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -15,14 +15,22 @@ from torch import Tensor
 
 from saescope.activations.background import ahead
 from saescope.activations.exclusions import KeptRule
+from saescope.activations.memory import rows_within
 from saescope.activations.shards import ROW_TENSORS, Shard
 from saescope.activations.statistics import PointStatistics
 from saescope.activations.store import Store
 from saescope.activations.stream import Batch, RowLabels, SteppedStream, for_transfer
 from saescope.errors import UsageError
 
+if TYPE_CHECKING:
+    from saescope.lm import Expression
+
 WINDOW_ROWS = 2**19
+# Of the rows of a window, mapped from the store's files; the system takes these pages back when it needs them, so this may
+# be more than what a process would allocate. 2^19 rows of one point fit up to a width of 4,096.
+WINDOW_BYTES = 2**32
 _PREFETCH = 2
+_PREFETCH_BYTES = 2**28
 
 
 @dataclass
@@ -75,33 +83,34 @@ class StoreStream(SteppedStream):
     of at most `window_rows` rows (or one shard), rows shuffled inside a window.
 
     Batches cross windows and passes; what is short of a batch at the very end is dropped. `passes` may be a fraction. A
-    window's shards stay mapped while it lasts, so `window_rows` bounds the memory that shuffling wants. Each shard's sha256
-    is compared when it is first met; StoreError names one that is not as it was written. `points` may be some of the
-    store's, in any order.
+    window's shards stay mapped while it lasts: `memory` is what its rows at the chosen points may take, in bytes (default:
+    524,288 rows, 4 GiB at most). Each shard's sha256 is compared when it is first met; StoreError names one that is not as
+    it was written. `points` may be some of the store's, in any order: names, or an expression such as `"resid_post.*"`.
     """
 
     def __init__(
         self,
         store: Store,
-        points: Sequence[str] | None = None,
+        points: Expression | None = None,
         *,
         batch_size: int = 4096,
         seed: int = 0,
         passes: float = 1,
         split: str = "train",
-        window_rows: int = WINDOW_ROWS,
-        prefetch: int = _PREFETCH,
+        memory: int | None = None,
+        prefetch: int | None = None,
     ):
         self.store = store
-        self.points = tuple(points) if points is not None else store.points
+        self.points = store.points if points is None else tuple(store.point_names.points(points))
         if not self.points:
             raise UsageError("no hook points given; name at least one of the store's")
-        if unknown := [point for point in self.points if point not in store.widths]:
-            raise UsageError(f"the store {store.path} has no {', '.join(unknown)}; it has {', '.join(store.points)}")
         self.widths = {point: store.widths[point] for point in self.points}
         self.split = split
-        self.window_rows = window_rows
-        self._prefetch = prefetch
+        row_bytes = sum(self.widths.values()) * store.dtype.itemsize
+        self.window_rows = rows_within(memory, row_bytes, default=WINDOW_BYTES, at_most=WINDOW_ROWS)
+        # Batches ahead change no value; of very wide ones there is one.
+        ahead_of_use = max(1, min(_PREFETCH, _PREFETCH_BYTES // max(1, batch_size * row_bytes)))
+        self._prefetch = ahead_of_use if prefetch is None else prefetch
         self._shard_rows = np.array(store.shard_rows(split), dtype=np.int64)
         self._pass_plan: _Plan | None = None
         self._window: _Window | None = None
@@ -132,14 +141,15 @@ class StoreStream(SteppedStream):
         total = int(per_shard.sum())
         chosen = evenly_spaced(total, max_rows)
         bounds = np.cumsum(per_shard)
-        parts = [torch.empty(0, sum(self.widths.values()), dtype=self.store.dtype)]
+        rows = torch.empty(len(chosen), sum(self.widths.values()), dtype=self.store.dtype)
         for index in np.unique(np.searchsorted(bounds, chosen, side="right")).tolist():
             shard = self.store.shard(index)
             first = bounds[index] - per_shard[index]
-            mine = chosen[(chosen >= first) & (chosen < bounds[index])]
-            rows = shard.in_split("held_out").nonzero()[:, 0][torch.from_numpy(mine - first)]
-            parts.append(torch.cat([shard.activations[point].index_select(0, rows) for point in self.points], dim=1))
-        return torch.cat(parts)
+            start, end = np.searchsorted(chosen, [first, bounds[index]]).tolist()
+            mine = shard.in_split("held_out").nonzero()[:, 0][torch.from_numpy(chosen[start:end] - first)]
+            for point, place in self._columns().items():
+                rows[start:end, place] = shard.activations[point].index_select(0, mine)
+        return rows
 
     def provenance(self) -> dict[str, Any]:
         return {**self.store.provenance(), "points": dict(self.widths)}
@@ -169,14 +179,20 @@ class StoreStream(SteppedStream):
     def _assembled(self, step: int, labelled: bool) -> Batch:
         if not 0 <= step < self.n_steps:
             raise UsageError(f"step {step} is outside this stream's {self.n_steps} steps")
-        parts = []
+        rows = torch.empty(self.batch_size, sum(self.widths.values()), dtype=self.store.dtype)
+        labels = {name: torch.empty(self.batch_size, dtype=torch.int32) for name in ROW_TENSORS if labelled}
+        filled = 0
         for piece in self._pieces(step * self.batch_size, (step + 1) * self.batch_size):
             window = self._opened(piece.pass_, piece.window)
-            parts.append(_gathered(window, piece, [*self.points, *(ROW_TENSORS if labelled else ())]))
-        columns = [torch.cat(column) if len(parts) > 1 else column[0] for column in zip(*parts, strict=True)]
-        rows, labels = columns[: len(self.points)], columns[len(self.points) :]
-        together = torch.cat(rows, dim=1) if len(rows) > 1 else rows[0]
-        return for_transfer(together), RowLabels(*labels) if labelled else None
+            here = slice(filled, filled + piece.end - piece.start)
+            into = {point: rows[here, place] for point, place in self._columns().items()}
+            _gather(window, piece, into | {name: values[here] for name, values in labels.items()})
+            filled = here.stop
+        return for_transfer(rows), RowLabels(**labels) if labelled else None
+
+    def _columns(self) -> dict[str, slice]:
+        ends = np.cumsum(list(self.widths.values())).tolist()
+        return {point: slice(end - width, end) for (point, width), end in zip(self.widths.items(), ends, strict=True)}
 
     def _pieces(self, start: int, end: int) -> Iterator[_Piece]:
         """The visits `start:end`, counted over all passes."""
@@ -207,11 +223,11 @@ class StoreStream(SteppedStream):
         return self._window
 
 
-def _gathered(window: _Window, piece: _Piece, names: Sequence[str]) -> list[Tensor]:
-    """The visits of one window, for each point or label named.
+def _gather(window: _Window, piece: _Piece, into: dict[str, Tensor]) -> None:
+    """The visits of one window: for each point or label named, written to its tensor [visits, …].
 
     Read in ascending order, shard by shard, and put into the order of the visits afterwards: neighbouring rows share
-    pages, and in memory the second step costs little.
+    pages, and in memory the second step costs little. One point is copied at a time.
     """
     slots, local = window.slots[piece.start : piece.end], window.rows[piece.start : piece.end]
     ascending = np.lexsort((local, slots))
@@ -219,14 +235,11 @@ def _gathered(window: _Window, piece: _Piece, names: Sequence[str]) -> list[Tens
     sources = torch.from_numpy(local[ascending])
     back = torch.empty(len(ascending), dtype=torch.int64)
     back[torch.from_numpy(ascending)] = torch.arange(len(ascending))
-    columns = []
-    for name in names:
-        first = window.shards[0].column(name)
-        read = torch.empty(len(ascending), *first.shape[1:], dtype=first.dtype)
+    for name, target in into.items():
+        read = torch.empty(target.shape, dtype=target.dtype)
         for shard, (start, end) in zip(window.shards, pairwise(cuts), strict=True):
             torch.index_select(shard.column(name), 0, sources[start:end], out=read[start:end])
-        columns.append(read.index_select(0, back))
-    return columns
+        target.copy_(read.index_select(0, back))
 
 
 def evenly_spaced(total: int, at_most: int) -> np.ndarray:

@@ -131,7 +131,8 @@ class SteppedStream(ABC):
         mine, theirs = self._description(), dict(state.get("stream", {}))
         if different := [key for key in mine if mine[key] != theirs.get(key)]:
             raise StoreError(
-                f"the saved position is of another stream (different {', '.join(different)}); start afresh"
+                f"the saved position is of another stream (different {', '.join(different)}); "
+                "give what it was begun with, or start afresh"
             )
         self.close()
         self.step = int(state["step"])

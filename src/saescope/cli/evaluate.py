@@ -45,7 +45,7 @@ def evaluate(
     from saescope import evaluation, reports
     from saescope.activations import Store
     from saescope.cli.progress import stage_bar
-    from saescope.cli.tables import metrics_table
+    from saescope.cli.tables import results_table
     from saescope.lm import LanguageModel
     from saescope.text import Corpus
 
@@ -66,7 +66,7 @@ def evaluate(
         typer.echo(json.dumps(evaluation.record(found), indent=1, allow_nan=False))
         return
     console = Console(highlight=False, soft_wrap=True)
-    console.print(metrics_table(found))
+    console.print(results_table(found))
     if report is None:
         console.print("Nothing was written; --out DIR keeps these numbers and makes a report.")
     else:

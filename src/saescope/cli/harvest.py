@@ -24,7 +24,12 @@ def register(app: typer.Typer) -> None:
 def harvest(
     model: Annotated[str, typer.Option(help="Demo name, hub id, folder or .gguf file.")],
     corpus: Annotated[str, typer.Option(help="Demo name, file, folder, or hf:NAME[:CONFIG[:SPLIT]].")],
-    points: Annotated[str, typer.Option(help="Hook points, comma-separated: resid_post.14,mlp_out.14")],
+    points: Annotated[
+        str,
+        typer.Option(
+            help="Hook points: resid_post.14,mlp_out.14; resid_post.* for all layers, resid_post.0-29:2 for some."
+        ),
+    ],
     out: Annotated[str, typer.Option(help="Folder of the store, or an fsspec URL such as s3://bucket/store.")],
     tokens: Annotated[int, typer.Option(help="Tokens to run the model on, held-out text included.")] = 1_000_000,
     context: Annotated[int, typer.Option(help="Tokens in a sequence.")] = 256,
@@ -64,7 +69,7 @@ def harvest(
         store = activations.harvest(
             lm,
             text,
-            [point.strip() for point in points.split(",") if point.strip()],
+            points,
             out,
             tokens=tokens,
             options=options,
@@ -110,6 +115,7 @@ def _summary(store: Store) -> dict[str, Any]:
 
 def _print_summary(store: Store, *, already: bool) -> None:
     from saescope.activations import readable_bytes
+    from saescope.lm import condensed
 
     console = Console(soft_wrap=True, highlight=False)
     summary, counts = _summary(store), store.manifest.counts
@@ -119,7 +125,7 @@ def _print_summary(store: Store, *, already: bool) -> None:
     if already:
         console.print(f"{store.path} was complete already; nothing to do.")
     console.print(
-        f"[bold]{store.path}[/bold]: {store.n_rows:,} rows of {', '.join(store.points)} "
+        f"[bold]{store.path}[/bold]: {store.n_rows:,} rows of {condensed(store.points)} "
         f"({counts['train'].rows:,} to train on, {counts['held_out'].rows:,} held out), "
         f"{store.n_shards} shards, {readable_bytes(summary['bytes'])}"
     )

@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from saescope.training import Watcher
 
 
+# Coders shown with a line each while they train.
+_MOST_LINES = 8
 _COMMON = (TextColumn("{task.description}"), BarColumn(bar_width=24), MofNCompleteColumn())
 
 
@@ -50,8 +52,11 @@ def training_bar(*, silent: bool = False) -> Iterator[Watcher]:
 
         def watch(now: TrainingProgress) -> None:
             bar.update(task, total=now.n_steps, completed=now.step, speed=f"{now.tokens_per_second:,.0f} tokens/s")
-            lines = [Text("  " + _line(name, found)) for name, found in now.metrics.items() if found]
-            live.update(Group(bar, *lines))
+            measured = {name: found for name, found in now.metrics.items() if found}
+            lines = [_line(name, found) for name, found in measured.items()]
+            if len(lines) > _MOST_LINES:
+                lines = [_range(list(measured.values()))]
+            live.update(Group(bar, *(Text("  " + line) for line in lines)))
 
         yield watch
 
@@ -63,6 +68,18 @@ def _line(name: str, metrics: dict[str, float]) -> str:
     if "held_out_fvu_centered" in metrics:
         text += f" held out FVU {metrics['held_out_fvu_centered']:.3f}"
     return text
+
+
+def _range(metrics: list[dict[str, float]]) -> str:
+    """Many coders in one line, from the lowest to the highest of each number: a line each would not fit the terminal."""
+
+    def between(key: str, form: str) -> str:
+        values = [found[key] for found in metrics]
+        return f"{min(values):{form}} to {max(values):{form}}"
+
+    return (
+        f"{len(metrics)} coders: L0 {between('l0', '.1f')}, FVU {between('fvu', '.3f')}, dead {between('dead', '.1%')}"
+    )
 
 
 class HarvestBar:

@@ -23,6 +23,38 @@ _SHOWN = (
 )
 
 
+# More coders than this are a row each.
+_MOST_IN_FULL = 4
+_IN_A_ROW = ("l0", "fvu_centered", "ce_recovered_mean", "dead_fraction")
+
+
+def results_table(evaluations: Sequence[Evaluation]) -> Table:
+    """All main numbers of a few coders; a row each, ordered by layer, of many."""
+    if len(evaluations) <= _MOST_IN_FULL:
+        return metrics_table(evaluations)
+    from saescope.evaluation import BY_KEY
+    from saescope.lm import common_layer
+
+    table = Table(box=None, padding=(0, 2, 0, 0))
+    table.add_column("coder", no_wrap=True)
+    for key in _IN_A_ROW:
+        table.add_column(BY_KEY[key].label, justify="right", no_wrap=True)
+        if key == "fvu_centered":
+            for heading in ("95 %", "random", "pca"):
+                table.add_column(heading, justify="right", no_wrap=True)
+    for evaluation in sorted(evaluations, key=lambda found: common_layer(found.coder["writes"]) or 0):
+        cells = [escape(evaluation.name)]
+        for key in _IN_A_ROW:
+            metric = BY_KEY[key]
+            cells.append(f"[bold]{metric.format(evaluation.coder.get(key))}[/]")
+            if key == "fvu_centered":
+                interval = evaluation.intervals["coder"].get(key)
+                cells.append("" if interval is None else f"[dim]{' – '.join(map(metric.format, interval))}[/]")
+                cells += [metric.format(evaluation.controls[name].get(key)) for name in ("frozen_random", "pca")]
+        table.add_row(*cells)
+    return table
+
+
 def metrics_table(evaluations: Sequence[Evaluation]) -> Table:
     """The main numbers of each coder, one below the other, with 95 % intervals and the controls beside them."""
     from saescope.evaluation import BY_KEY, CONTROLS

@@ -34,10 +34,13 @@ def train(
         list[str] | None, typer.Option("--option", help="An option of the architecture, NAME=VALUE, e.g. p=0.5.")
     ] = None,
     reads: Annotated[
-        str | None, typer.Option("--reads", help="Hook points read; default: each point of the store.")
+        str | None,
+        typer.Option(
+            "--reads", help="Hook points read, one coder each: 'mlp_in.*'; a+b: by one coder. Default: every point."
+        ),
     ] = None,
     writes: Annotated[
-        str | None, typer.Option("--writes", help="Hook points written (a transcoder); default: as read.")
+        str | None, typer.Option("--writes", help="Hook points written (transcoders), paired with --reads in order.")
     ] = None,
     skip: Annotated[bool, typer.Option("--skip", help="Add a linear skip connection (skip transcoder).")] = False,
     lr: Annotated[float | None, typer.Option("--lr", help="Peak learning rate.")] = None,
@@ -51,47 +54,69 @@ def train(
     model: Annotated[str | None, typer.Option("--model", help="Without a store: the model to stream from.")] = None,
     corpus: Annotated[str | None, typer.Option("--corpus", help="Without a store: the text.")] = None,
     points: Annotated[
-        str | None, typer.Option("--points", help="Without a store: hook points, comma-separated.")
+        str | None, typer.Option("--points", help="Train at these hook points only, such as 'resid_post.0-29:2'.")
     ] = None,
     tokens: Annotated[int, typer.Option("--tokens", help="Without a store: tokens of text to run.")] = 1_000_000,
     context: Annotated[int, typer.Option("--context", help="Without a store: tokens per sequence.")] = 256,
+    memory: Annotated[
+        str | None,
+        typer.Option(
+            "--memory",
+            help="For the rows that are shuffled together, e.g. 2GiB.",
+            show_default="1GiB streaming, 4GiB of a store's pages",
+        ),
+    ] = None,
     device: Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
     log: Annotated[str, typer.Option("--log", help="Further loggers: tensorboard, wandb.")] = "",
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON for machines, without progress.")] = False,
 ) -> None:
     """Train sparse coders. Several (of --arch and --l0) share each batch."""
+    from saescope.activations import ModelStream, Store, StoreStream, parse_bytes
     from saescope.cli.progress import training_bar
-    from saescope.lm import resolve_device
+    from saescope.lm import LanguageModel, PointNames, common_layer, resolve_device
+    from saescope.text import Corpus, SequenceOptions
     from saescope.training import resolve
     from saescope.training import train as run
 
     if (store is None) == (model is None):
-        raise UsageError("give a STORE to train from, or --model, --corpus and --points to stream without one")
+        raise UsageError("give a STORE to train from, or --model and --corpus to stream without one")
+    if store is None and (corpus is None or not (points or reads or config)):
+        raise UsageError("streaming needs --corpus, and --points or --reads, beside --model")
+    room = None if memory is None else parse_bytes(memory)
+    opened = Store.open(store) if store is not None else LanguageModel.load(str(model), device=device)
+    available = opened.point_names
+    if points:
+        available = PointNames(available.points(points), "--points")
     base = {"batch_size": batch_size, "passes": passes, "seed": seed} | _pairs("--set", setting)
     coder: dict[str, Any] = {"d_sae": d_sae, "skip": skip or None, "lr": lr, "init": str(init) if init else None}
     coder["options"] = _pairs("--option", option) or None
-    available = _split(points) if store is None else _store_points(store)
     resolved = resolve(
         config,
         base,
         coder,
         archs=_split(arch),
         l0s=[_number(value) for value in _split(l0)],
-        reads=_split(reads),
-        writes=_split(writes),
+        reads=reads or "",
+        writes=writes or "",
         available=available,
     )
+    order: dict[str, Any] = {
+        "batch_size": resolved.batch_size, "seed": resolved.seed, "passes": resolved.passes, "memory": room
+    }  # fmt: skip
     source = (
-        _stored(store, resolved)
-        if store is not None
-        else _streamed(str(model), corpus, _split(points), tokens, context, device, resolved)
+        StoreStream(opened, resolved.points, **order)
+        if isinstance(opened, Store)
+        else ModelStream(
+            opened, Corpus.open(str(corpus)), resolved.points, SequenceOptions(context=context), tokens=tokens, **order
+        )
     )
     try:
         with training_bar(silent=as_json) as watcher:
             coders = run(resolved, source, out, device=resolve_device(device), loggers=_split(log), watcher=watcher)
     finally:
         source.close()
-    results = {name: _summary(coder.metadata.history) for name, coder in coders.items()}
+    in_order = sorted(coders.items(), key=lambda item: common_layer(part.point for part in item[1].writes) or 0)
+    results = {name: _summary(coder.metadata.history) for name, coder in in_order}
     if as_json:
         print(json.dumps({"out": str(out), "coders": results}))
         return
@@ -100,7 +125,7 @@ def train(
     for name, found in results.items():
         table.add_row(name, *(f"{found.get(key, float('nan')):.4g}" for key in _SHOWN))
     console.print(table)
-    saved = out / "coder" if len(coders) == 1 else out / "coders" / next(iter(coders))
+    saved = out / "coder" if len(coders) == 1 else out / "coders" / "*"
     console.print(f"Saved in {out / 'coders'}. Next: saescope eval {saved} --corpus demo --out {out / 'eval'}")
 
 
@@ -132,38 +157,3 @@ def _pairs(flag: str, pairs: list[str] | None) -> dict[str, Any]:
             raise UsageError(f"{flag} takes NAME=VALUE, got {pair!r}")
         settings[name] = yaml.safe_load(value)
     return settings
-
-
-def _store_points(store: str) -> list[str]:
-    from saescope.activations import Store
-
-    return list(Store.open(store).points)
-
-
-def _stored(store: str, config: Any) -> Any:
-    from saescope.activations import Store, StoreStream
-
-    return StoreStream(
-        Store.open(store), config.points, batch_size=config.batch_size, seed=config.seed, passes=config.passes
-    )
-
-
-def _streamed(
-    model: str, corpus: str | None, points: list[str], tokens: int, context: int, device: str, config: Any
-) -> Any:
-    from saescope.activations import ModelStream
-    from saescope.lm import LanguageModel
-    from saescope.text import Corpus, SequenceOptions
-
-    if corpus is None or not points:
-        raise UsageError("streaming needs --corpus and --points beside --model")
-    return ModelStream(
-        LanguageModel.load(model, device=device),
-        Corpus.open(corpus),
-        config.points,
-        SequenceOptions(context=context),
-        tokens=tokens,
-        batch_size=config.batch_size,
-        seed=config.seed,
-        passes=config.passes,
-    )

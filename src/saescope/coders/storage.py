@@ -141,7 +141,8 @@ def _config(coder: SparseCoder) -> dict[str, Any]:
         "device": "cpu",
         "apply_b_dec_to_input": coder.apply_b_dec_to_input,
         "normalize_activations": "none",
-        "reshape_activations": "none",
+        # SAELens then takes the point as its model gives it, [..., heads, d_head], and lays the heads side by side.
+        "reshape_activations": "hook_z" if coder.kind == "sae" and reads.startswith("z.") else "none",
         "metadata": metadata,
     }
     if coder.kind != "sae":

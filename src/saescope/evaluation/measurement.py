@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from saescope.activations import KeptRule
+from saescope.activations import Exclusions, KeptRule
 from saescope.coders import decoder_norms
 from saescope.evaluation import cross_entropy
 from saescope.evaluation.bootstrap import intervals
@@ -92,10 +92,8 @@ class Measurement:
         self.mean = subject.training_mean(subject.coder.writes)
         self.excluded = {"special": 0, "sink": 0}
 
-    def count_excluded(self, passages: Passages, activations: Activations) -> None:
+    def count_excluded(self, left_out: Exclusions) -> None:
         """Account for the positions of a batch that do not count."""
-        device = next(iter(activations.values())).device
-        left_out = self.rule.exclusions(passages.tokens.to(device), activations)
         self.excluded["special"] += int(left_out.special.sum())
         self.excluded["sink"] += int(left_out.any_sink.sum())
 

@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from saescope.activations import KeptRule
+from saescope.activations import Exclusions, KeptRule
 from saescope.coders import SparseCoder
 from saescope.errors import TextError, UsageError
 from saescope.evaluation.bootstrap import RESAMPLES
@@ -29,6 +29,11 @@ _SAMPLE_TOKENS = 16384
 # Logits of a batch, in elements; a batch is never longer than _MOST_TOKENS either.
 _LOGIT_ELEMENTS = 2**26
 _MOST_TOKENS = 8192
+# Activations captured of a batch, in elements: coders at every layer of a model ask for all of them at once.
+_CAPTURED_ELEMENTS = 2**27
+# Samples and controls of the coders measured together, in bytes. More coders are measured in several parts, each with its
+# own run of the original model, which is one of the many that a coder needs anyway.
+_PART_BYTES = 2**30
 
 Given = Subject | SparseCoder | str | Path
 Progress = Callable[[str, int, int], None]
@@ -52,7 +57,7 @@ def evaluate(
 
     Measured on the documents of `corpus` that trained none of the coders: all of them, or about `max_tokens` spread over
     them; CE and KL, which cost several more runs of the model, on about `ce_tokens` of these. `batch_tokens`: run at once
-    (default: by the size of the vocabulary). `progress(stage, tokens done, tokens in all)`.
+    (default: by the size of the vocabulary and the number of hook points). `progress(stage, tokens done, tokens in all)`.
 
     CoderError when a coder is not of this model, TextError when no untrained document is left, UsageError when the coders
     cut their text differently and so cannot share it.
@@ -70,12 +75,21 @@ def evaluate(
     tell("tokenize", 0, 1)
     text = held_out_text(corpus, lm.tokenizer, subjects[0].sequence_options(), trained, max_tokens)
     tell("tokenize", 1, 1)
-    batch_tokens = batch_tokens or min(_MOST_TOKENS, max(1, _LOGIT_ELEMENTS // lm.vocab_size))
-    measurements = _prepared(subjects, lm, text, batch_tokens, n_contexts, seed, tell)
-    _measure(measurements, lm, text, batch_tokens, ce_tokens, tell)
+    width = sum(lm.width(point) for point in _points(subjects))
+    batch_tokens = batch_tokens or min(
+        _MOST_TOKENS, max(1, _LOGIT_ELEMENTS // lm.vocab_size), max(1, _CAPTURED_ELEMENTS // width)
+    )
     facts = _facts(lm, text, batch_tokens, resamples, seed)
-    facts["seconds"] = round(time.perf_counter() - started, 1)
-    return [_finished(measurement, text, facts, resamples, seed) for measurement in measurements]
+    found: list[Evaluation] = []
+    parts = _in_parts(subjects, lm.dtype.itemsize)
+    for number, part in enumerate(parts):
+        told = _of_part(tell, number, len(parts))
+        measurements = _prepared(part, lm, text, batch_tokens, n_contexts, seed, told)
+        _measure(measurements, lm, text, batch_tokens, ce_tokens, told)
+        found += [_finished(measurement, text, facts, resamples, seed) for measurement in measurements]
+    for evaluation in found:
+        evaluation.evaluation["seconds"] = round(time.perf_counter() - started, 1)
+    return found
 
 
 def _check(subjects: list[Subject], lm: LanguageModel) -> None:
@@ -91,6 +105,33 @@ def _check(subjects: list[Subject], lm: LanguageModel) -> None:
             )
 
 
+def _in_parts(subjects: list[Subject], itemsize: int) -> list[list[Subject]]:
+    """Consecutive coders whose samples and controls fit the memory together; at least one at a time."""
+    parts: list[list[Subject]] = []
+    room = 0
+    for subject in subjects:
+        coder = subject.coder
+        size = _SAMPLE_TOKENS * coder.d_in * itemsize + 4 * coder.d_sae * (coder.d_in + coder.d_out)
+        if not parts or size > room:
+            parts.append([])
+            room = _PART_BYTES
+        parts[-1].append(subject)
+        room -= size
+    return parts
+
+
+def _of_part(tell: Progress, number: int, n_parts: int) -> Progress:
+    return lambda stage, done, total: tell(stage, number * total + done, n_parts * total)
+
+
+def _by_rule(rules: Sequence[KeptRule]) -> list[tuple[KeptRule, list[int]]]:
+    """The distinct rules, each with the coders (by number) that it is of: what it leaves out is found once for all."""
+    groups: dict[str, tuple[KeptRule, list[int]]] = {}
+    for index, rule in enumerate(rules):
+        groups.setdefault(repr(rule.to_dict()), (rule, []))[1].append(index)
+    return list(groups.values())
+
+
 def _run(lm: LanguageModel, passages: Passages, points: list[str], *, logits: bool = False) -> Run:
     tokens = passages.tokens.clamp(min=0)
     return lm.run(tokens, attention_mask=passages.real.long(), capture=points, logits=logits)
@@ -100,10 +141,13 @@ def _points(subjects: Sequence[Subject]) -> list[str]:
     return list(dict.fromkeys(point for subject in subjects for point in subject.points))
 
 
-def _kept(rule: KeptRule, passages: Passages, activations: Activations) -> Bool[Tensor, "batch seq"]:
+def _exclusions(
+    rule: KeptRule, passages: Passages, activations: Activations
+) -> tuple[Exclusions, Bool[Tensor, "batch seq"]]:
+    """What the rule leaves out, and the positions that count: those kept, of a document."""
     device = next(iter(activations.values())).device
-    kept = rule.kept(passages.tokens.to(device), activations)
-    return kept & (passages.document >= 0).to(device)
+    left_out = rule.exclusions(passages.tokens.to(device), activations)
+    return left_out, left_out.kept & (passages.document >= 0).to(device)
 
 
 def _prepared(
@@ -116,24 +160,27 @@ def _prepared(
     tell: Progress,
 ) -> list[Measurement]:
     """Measurements with their controls fitted on a sample of the text."""
-    rules: dict[int, KeptRule] = {}
-    samples: dict[int, list[Tensor]] = {index: [] for index in range(len(subjects))}
+    rules: list[KeptRule] = []
+    samples: list[list[Tensor]] = [[] for _ in subjects]
     part = HeldOutText(thinned(text.sequences, _SAMPLE_TOKENS), text.documents, 0, {})
     gathered = 0
     for passages in part.batches(batch_tokens):
         tell("fit controls", gathered, part.n_tokens)
         activations = _run(lm, passages, _points(subjects)).activations
-        for index, subject in enumerate(subjects):
-            if index not in rules:
-                rules[index] = subject.kept_rule() or _measured_rule(subject, passages, activations, lm)
-            kept = _kept(rules[index], passages, activations)
-            x = torch.cat([activations[part.point][kept] for part in subject.coder.reads], 1)
-            samples[index].append(x.float().cpu())
+        if not rules:
+            rules = [s.kept_rule() or _measured_rule(s, passages, activations, lm) for s in subjects]
+        for rule, indices in _by_rule(rules):
+            _, kept = _exclusions(rule, passages, activations)
+            for index in indices:
+                reads = subjects[index].coder.reads
+                samples[index].append(torch.cat([activations[part.point][kept] for part in reads], 1).cpu())
         gathered += int(passages.real.sum())
     tell("fit controls", gathered, part.n_tokens)
     found = []
     for index, subject in enumerate(subjects):
-        sample = torch.cat(samples[index])
+        sample = torch.cat(samples[index]).float()
+        # Given up one by one: all of them in float32 beside the originals would be thrice the memory.
+        samples[index] = []
         if not sample.shape[0]:
             raise TextError(
                 "every token of the evaluation text is a special token or an attention sink; use other text"
@@ -158,33 +205,38 @@ def _measure(
 ) -> None:
     batches = list(text.batches(batch_tokens))
     points = _points([measurement.subject for measurement in measurements])
+    by_rule = _by_rule([measurement.rule for measurement in measurements])
     with_ce = _chosen(len(batches), 1.0 if ce_tokens is None else ce_tokens / max(1, text.n_tokens))
     done = 0
     for number, passages in enumerate(batches):
         tell("measure", done, text.n_tokens)
-        run = _run(lm, passages, points, logits=number in with_ce)
-        spliced = SplicedRuns(lm, passages, run.activations)
-        kept: dict[str, Bool[Tensor, "batch seq"]] = {}
-        predictions: dict[str, Predictions] = {}
-        ablated: dict[tuple[str, tuple[str, ...]], dict[str, Float[Tensor, "n"]]] = {}
-        for measurement in measurements:
-            rule = repr(measurement.rule.to_dict())
-            if rule not in kept:
-                kept[rule] = _kept(measurement.rule, passages, run.activations)
-                if run.logits is not None:
-                    predictions[rule] = Predictions.of(run.logits, passages, kept[rule])
-            writes = tuple(part.point for part in measurement.subject.coder.writes)
-            measurement.count_excluded(passages, run.activations)
-            measurement.update(
-                passages,
-                run.activations,
-                kept[rule],
-                predictions.get(rule),
-                spliced,
-                ablated.setdefault((rule, writes), {}),
-            )
+        _measure_batch(measurements, by_rule, lm, passages, points, logits=number in with_ce)
         done += int(passages.real.sum())
     tell("measure", done, text.n_tokens)
+
+
+def _measure_batch(
+    measurements: list[Measurement],
+    by_rule: list[tuple[KeptRule, list[int]]],
+    lm: LanguageModel,
+    passages: Passages,
+    points: list[str],
+    *,
+    logits: bool,
+) -> None:
+    """A function of its own so that a batch's activations and logits are gone before the next one's come."""
+    run = _run(lm, passages, points, logits=logits)
+    spliced = SplicedRuns(lm, passages, run.activations)
+    for rule, indices in by_rule:
+        left_out, kept = _exclusions(rule, passages, run.activations)
+        # Probabilities over the vocabulary are the largest thing here, so there are never those of two rules.
+        predictions = None
+        predictions = None if run.logits is None else Predictions.of(run.logits, passages, kept)
+        ablated: dict[tuple[str, ...], dict[str, Float[Tensor, "n"]]] = {}
+        for measurement in (measurements[index] for index in indices):
+            writes = tuple(part.point for part in measurement.subject.coder.writes)
+            measurement.count_excluded(left_out)
+            measurement.update(passages, run.activations, kept, predictions, spliced, ablated.setdefault(writes, {}))
 
 
 def _chosen(n_batches: int, share: float) -> set[int]:

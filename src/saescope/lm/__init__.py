@@ -8,16 +8,21 @@ from saescope.lm.edits import Change, Edit, Positions, Run
 from saescope.lm.foreign_names import sae_lens_hook_name
 from saescope.lm.generation import Generation
 from saescope.lm.model import LanguageModel
-from saescope.lm.points import Point
+from saescope.lm.point_patterns import Expression, PointNames, condensed
+from saescope.lm.points import Point, common_layer
 
 __all__ = [
     "Change",
     "Edit",
+    "Expression",
     "Generation",
     "LanguageModel",
     "Point",
+    "PointNames",
     "Positions",
     "Run",
+    "common_layer",
+    "condensed",
     "has_native_bf16",
     "resolve_device",
     "resolve_dtype",

@@ -22,6 +22,7 @@ from saescope.lm.edits import Edit, Positions, Run, padding_mask
 from saescope.lm.generation import Generation, Sampler, continue_rows, rows_of
 from saescope.lm.hooks import EverythingSeen, RunHooks, differentiable_from
 from saescope.lm.identity import tokenizer_fingerprint, weights_fingerprint
+from saescope.lm.point_patterns import PointNames
 from saescope.lm.points import ATTENTION_MAPS, Point, PointTable
 from saescope.lm.resuming import check_reachable, skipping, tuple_length_of
 from saescope.lm.sources import load_engine, wrap
@@ -108,6 +109,11 @@ class LanguageModel:
     def points(self) -> list[str]:
         """Every hook point of this model, global ones first, then layer by layer."""
         return list(self._points.names)
+
+    @cached_property
+    def point_names(self) -> PointNames:
+        """This model's points, against which expressions such as `resid_post.*` are expanded."""
+        return PointNames(self._points.names, self.name, refuse=self.check_point)
 
     def check_point(self, point: str) -> Point:
         """The parsed point, or a UsageError with the nearest names that exist."""

@@ -8,6 +8,7 @@ their own axis, queries, keys and values packed in one matrix, or the batch flat
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -40,6 +41,16 @@ class Point:
 
     def __str__(self) -> str:
         return self.name if self.layer is None else f"{self.name}.{self.layer}"
+
+
+def common_layer(points: Iterable[str]) -> int | None:
+    """The one layer that all these points are at; None where they are at several, or have none (`embeddings`, and names
+    of other tools)."""
+    layers = set()
+    for point in points:
+        found = _SYNTAX.fullmatch(point)
+        layers.add(None if found is None or found[2] is None else int(found[2]))
+    return layers.pop() if len(layers) == 1 else None
 
 
 @dataclass(frozen=True)

@@ -7,21 +7,30 @@ from importlib.resources import files
 from typing import Any
 
 from saescope.evaluation import Evaluation
-from saescope.reports import sections
+from saescope.reports import layers, sections
 from saescope.reports.escaping import visible
 from saescope.reports.tokens import Pieces
 
 GENERATOR = "saescope report"
+# More coders than this are listed one below the other, their sections folded and with fewer features each, so that a page
+# on every layer of a model stays one that a browser opens at once.
+SIDE_BY_SIDE = 4
+LEAST_FEATURES = 6
 _POLICY = "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
 
 
 def report_page(evaluations: Sequence[Evaluation], pieces: Pieces) -> str:
     """The whole page. `pieces` gives each token's text (`text.TokenText(tokenizer).pieces`)."""
+    evaluations = layers.by_layer(evaluations)
     names = [evaluation.name for evaluation in evaluations]
-    title = f"{', '.join(names)} — sparse coder report"
+    many = len(names) > SIDE_BY_SIDE
+    title = f"{f'{len(names)} coders' if many else ', '.join(names)} — sparse coder report"
     navigation = _navigation(names) if len(names) > 1 else ""
-    overview = f"<h2>Side by side</h2>{sections.comparison(evaluations)}" if len(names) > 1 else ""
-    coders = "".join(_section(number, evaluation, pieces) for number, evaluation in enumerate(evaluations))
+    n_features = max(LEAST_FEATURES, sections.N_FEATURES * SIDE_BY_SIDE // max(len(names), SIDE_BY_SIDE))
+    coders = "".join(
+        _section(number, evaluation, pieces, n_features, folded=many) for number, evaluation in enumerate(evaluations)
+    )
+    overview = _overview(evaluations)
     heading = "Sparse coders compared" if len(names) > 1 else "Sparse coder report"
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
@@ -33,6 +42,20 @@ def report_page(evaluations: Sequence[Evaluation], pieces: Pieces) -> str:
         f'<header class="top"><h1>{heading}</h1></header>{navigation}<main id="main">{overview}{coders}</main>'
         f"<footer>{_footer(evaluations[0])}</footer></body></html>\n"
     )
+
+
+def _overview(evaluations: Sequence[Evaluation]) -> str:
+    """Several coders together: side by side while they fit a page's width, else one below the other; by layer."""
+    if len(evaluations) < 2:
+        return ""
+    together = ""
+    if len(evaluations) <= SIDE_BY_SIDE:
+        together = f"<h2>Side by side</h2>{sections.comparison(evaluations)}"
+    elif not layers.has_layers(evaluations):
+        together = f"<h2>One below the other</h2>{layers.coders_table(evaluations)}"
+    if not layers.has_layers(evaluations):
+        return together
+    return f"{together}<h2>By layer</h2>{layers.coders_table(evaluations)}{layers.layer_plots(evaluations)}"
 
 
 def _style() -> str:
@@ -48,14 +71,17 @@ def _navigation(names: Sequence[str]) -> str:
     return f'<nav class="coders" aria-label="Coders"><ul>{links}</ul></nav>'
 
 
-def _section(number: int, evaluation: Evaluation, pieces: Pieces) -> str:
+def _section(number: int, evaluation: Evaluation, pieces: Pieces, n_features: int, *, folded: bool) -> str:
     anchor = _anchor(number)
-    return (
-        f'<section id="{anchor}" aria-labelledby="{anchor}-name"><h2 id="{anchor}-name">{visible(evaluation.name)}</h2>'
+    heading = f'<h2 id="{anchor}-name">{visible(evaluation.name)}</h2>'
+    content = (
         f"{sections.lead(evaluation)}{sections.cards(evaluation)}<h3>Numbers</h3>{sections.metrics_table(evaluation)}"
         f"{sections.distributions(evaluation)}{sections.training(evaluation)}"
-        f"{sections.features(evaluation, pieces, anchor)}</section>"
+        f"{sections.features(evaluation, pieces, anchor, n_features)}"
     )
+    if folded:
+        content = f"<details><summary>{sections.in_a_line(evaluation)}</summary>{content}</details>"
+    return f'<section id="{anchor}" aria-labelledby="{anchor}-name">{heading}{content}</section>'
 
 
 def _footer(evaluation: Evaluation) -> str:

@@ -36,7 +36,8 @@ class Bars:
 
 @dataclass(frozen=True)
 class Figure:
-    """A plot with its words. `summary` says in a sentence what it shows, for those who cannot see it."""
+    """A plot with its words. `summary` says in a sentence what it shows, for those who cannot see it. whole_x: ticks at whole
+    numbers only. lowest: where the y axis ends at the latest; what is below is drawn at its edge."""
 
     title: str
     x_label: str
@@ -48,6 +49,8 @@ class Figure:
     power_of_ten_x: bool = False
     note: str = ""
     limits: tuple[float, float] | None = field(default=None)
+    whole_x: bool = False
+    lowest: float | None = None
 
     def svg(self) -> str:
         """A <figure> with the drawing, its legend where there are several curves, and the note."""
@@ -79,7 +82,7 @@ class Figure:
         if self.log_y and (positive := [value for value in ys if value > 0]):
             bottom, top = min(positive), max(positive)
             return x, Scale(bottom / 1.15, top * 1.15, _HEIGHT - _BOTTOM, _TOP, log=True)
-        bottom = 0.0 if min(ys) >= 0 else min(ys)
+        bottom = 0.0 if min(ys) >= 0 else max(min(ys), -math.inf if self.lowest is None else self.lowest)
         return x, linear(bottom, max(ys) if max(ys) > bottom else bottom + 1, _HEIGHT - _BOTTOM, _TOP)
 
     def _axes(self, x: Scale, y: Scale) -> str:
@@ -90,6 +93,8 @@ class Figure:
             parts.append(f'<text class="tick end" x="{_LEFT - 6}" y="{at + 3.5:.1f}">{readable(tick)}</text>')
         floor = _HEIGHT - _BOTTOM
         for tick in x.ticks(5):
+            if self.whole_x and tick != round(tick):
+                continue
             at = x(tick)
             shown = _power(tick) if self.power_of_ten_x else readable(tick)
             parts.append(f'<line class="axis" x1="{at:.1f}" x2="{at:.1f}" y1="{floor}" y2="{floor + 4}"/>')

@@ -9,6 +9,7 @@ from typing import Any
 from saescope.evaluation import BY_KEY, CONTROLS, METRICS, Evaluation, Metric
 from saescope.features import spread_over_densities
 from saescope.reports.escaping import visible
+from saescope.reports.layers import CONTROL_NAMES, places
 from saescope.reports.plots import Bars, Figure
 from saescope.reports.table import Cell, Heading, Numbers, table
 from saescope.reports.tokens import SHADES, Pieces, context_html
@@ -19,24 +20,27 @@ _SHOWN_AT_ONCE = 4
 _CARDS = ("fvu_centered", "ce_recovered_mean", "l0", "dead_fraction")
 _COMPARED = ("fvu_centered", "fvu_per_dim", "ce_recovered_mean", "ce_recovered", "kl", "l0", "dead_fraction")
 _KINDS = {"sae": "SAE", "skip_transcoder": "skip transcoder"}
-_CONTROL_NAMES = {"frozen_random": "random coder", "pca": "PCA"}
 
 
 def lead(evaluation: Evaluation) -> str:
     """Who was measured on what, in two sentences."""
     coder, facts = evaluation.coder, evaluation.evaluation
-    reads, writes = (", ".join(coder[key]) for key in ("reads", "writes"))
-    points = reads if reads == writes else f"{reads} → {writes}"
     model = facts["model"].get("name") or facts["model"].get("spec")
     trained = f", trained on {coder['trained_tokens']:,} tokens" if coder.get("trained_tokens") else ""
     known = facts["trained_documents"] == "known"
     unseen = "it never saw" if known else "(it does not record which documents trained it)"
     kind = _KINDS.get(coder["kind"], coder["kind"])
     return (
-        f'<p class="lead">{visible(coder["architecture"])} {visible(kind)} at {visible(points)} of '
+        f'<p class="lead">{visible(coder["architecture"])} {visible(kind)} at {visible(places(evaluation))} of '
         f"{visible(str(model))}: {coder['d_sae']:,} latents for {coder['d_in']:,} dimensions{trained}. "
         f"Measured on {facts['kept_tokens']:,} tokens of {facts['documents']:,} documents {unseen}.</p>"
     )
+
+
+def in_a_line(evaluation: Evaluation) -> str:
+    """The main numbers, for a section that is folded."""
+    shown = (f"{BY_KEY[key].label} {BY_KEY[key].format(evaluation.coder.get(key))}" for key in _CARDS)
+    return visible(" · ".join([places(evaluation), *shown]))
 
 
 def cards(evaluation: Evaluation) -> str:
@@ -45,7 +49,7 @@ def cards(evaluation: Evaluation) -> str:
     for key in _CARDS:
         metric, value = BY_KEY[key], evaluation.coder.get(key)
         beside = [
-            f'<div class="beside"><span>{_CONTROL_NAMES[name]}</span> <b>{metric.format(control[key])}</b></div>'
+            f'<div class="beside"><span>{CONTROL_NAMES[name]}</span> <b>{metric.format(control[key])}</b></div>'
             for name, control in evaluation.controls.items()
             if control.get(key) is not None and key != "l0"
         ]
@@ -64,12 +68,12 @@ def metrics_table(evaluation: Evaluation) -> str:
     usual = [metric for metric in METRICS if metric.group != "other conventions"]
     other = [metric for metric in METRICS if metric.group == "other conventions"]
     absent = "".join(
-        f'<p class="quiet">Control {visible(_CONTROL_NAMES[name])}: not measured. {visible(control["absent"])}.</p>'
+        f'<p class="quiet">Control {visible(CONTROL_NAMES[name])}: not measured. {visible(control["absent"])}.</p>'
         for name, control in evaluation.controls.items()
         if "absent" in control
     )
     notes = "".join(
-        f"<p class='quiet'><b>{visible(_CONTROL_NAMES[name])}</b>: {visible(CONTROLS[name])}"
+        f"<p class='quiet'><b>{visible(CONTROL_NAMES[name])}</b>: {visible(CONTROLS[name])}"
         f"{' It ' + visible(control['note']) + '.' if 'note' in control else ''}</p>"
         for name, control in evaluation.controls.items()
         if "absent" not in control
@@ -87,7 +91,7 @@ def metrics_table(evaluation: Evaluation) -> str:
 
 def _table(evaluation: Evaluation, metrics: Sequence[Metric]) -> str:
     columns = ["coder", *(name for name, control in evaluation.controls.items() if "absent" not in control)]
-    names = [evaluation.name if name == "coder" else _CONTROL_NAMES[name] for name in columns]
+    names = [evaluation.name if name == "coder" else CONTROL_NAMES[name] for name in columns]
     rows: list[Heading | Numbers] = []
     for group, members in groupby(metrics, key=lambda metric: metric.group):
         rows.append(Heading(group))
@@ -163,7 +167,7 @@ def _bars(name: str, own: dict[str, Any], random: dict[str, Any] | None) -> list
         # The control's histogram may be of a sample; drawn at the coder's total, so that shapes compare.
         factor = sum(own["counts"]) / sum(random["counts"])
         scaled = [count * factor for count in random["counts"]]
-        bars.append(Bars(_CONTROL_NAMES["frozen_random"], random["edges"], scaled, outline=True))
+        bars.append(Bars(CONTROL_NAMES["frozen_random"], random["edges"], scaled, outline=True))
     return bars
 
 
@@ -174,10 +178,10 @@ def _occupied(edges: list[float], counts: list[int], *, whole: bool) -> tuple[fl
     return (float(int(low // 1)) if whole else min(0.0, low), edges[-1])
 
 
-def features(evaluation: Evaluation, pieces: Pieces, anchor: str) -> str:
+def features(evaluation: Evaluation, pieces: Pieces, anchor: str, n: int = N_FEATURES) -> str:
     """Features spread over densities, with their strongest contexts."""
     table = evaluation.contexts
-    chosen = spread_over_densities(table.density, N_FEATURES)
+    chosen = spread_over_densities(table.density, n)
     if not chosen:
         return '<h3>Features</h3><p class="quiet">No latent fired on this text, so there is nothing to show.</p>'
     articles = []
