@@ -102,6 +102,7 @@ def run(options: DemoOptions, audience: Audience) -> DemoResult:
         archs=ARCHITECTURES,
         l0s=[options.l0],
         available=[point],
+        rows=sum(store.shard_rows("train")),
     )
     source = StoreStream(store, config.points, batch_size=config.batch_size, passes=config.passes)
     try:

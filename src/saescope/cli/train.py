@@ -45,7 +45,9 @@ def train(
     skip: Annotated[bool, typer.Option("--skip", help="Add a linear skip connection (skip transcoder).")] = False,
     lr: Annotated[float | None, typer.Option("--lr", help="Peak learning rate.")] = None,
     passes: Annotated[float | None, typer.Option("--passes", help="Passes over the training rows.")] = None,
-    batch_size: Annotated[int | None, typer.Option("--batch-size", help="Tokens per step.")] = None,
+    batch_size: Annotated[
+        int | None, typer.Option("--batch-size", help="Tokens per step.", show_default="256 to 4096")
+    ] = None,
     seed: Annotated[int | None, typer.Option("--seed", help="Seed of weights and order.")] = None,
     init: Annotated[Path | None, typer.Option("--init", help="Start from this saved coder.")] = None,
     setting: Annotated[
@@ -99,6 +101,7 @@ def train(
         reads=reads or "",
         writes=writes or "",
         available=available,
+        rows=sum(opened.shard_rows("train")) if isinstance(opened, Store) else tokens,
     )
     order: dict[str, Any] = {
         "batch_size": resolved.batch_size, "seed": resolved.seed, "passes": resolved.passes, "memory": room

@@ -24,7 +24,7 @@ class CoderConfig(BaseModel):
     reads: tuple[str, ...] = Field(description="hook points of the store that it reads")
     writes: tuple[str, ...] = Field(default=(), description="hook points it writes; empty means what it reads (an SAE)")
     skip: bool = Field(default=False, description="a linear skip connection (skip transcoder)")
-    lr: float | None = Field(default=None, gt=0, description="peak learning rate; default follows from d_sae")
+    lr: float | None = Field(default=None, gt=0, description="peak learning rate; default: `defaults.peak_lr`")
     seed: int = 0
     init: str | None = Field(default=None, description="folder of a saved coder to start from (warm start)")
     resample: tuple[float, ...] = Field(
@@ -46,15 +46,6 @@ class CoderConfig(BaseModel):
     def writes_to(self) -> tuple[str, ...]:
         return self.writes or self.reads
 
-    @property
-    def learning_rate(self) -> float:
-        """The peak rate: as given, else DEFAULT_LR·sqrt(2^14 / d_sae)."""
-        return self.lr if self.lr is not None else DEFAULT_LR * (2**14 / self.d_sae) ** 0.5
-
-
-# At 2^14 latents; wider dictionaries want smaller steps (square-root rule). docs/results.md was measured with it.
-DEFAULT_LR = 6e-4
-
 
 class TrainConfig(BaseModel):
     """A run: coders trained together on the same batches, and how. Fractions are of the run's optimiser steps."""
@@ -71,12 +62,15 @@ class TrainConfig(BaseModel):
     eps: float = Field(default=1e-8, gt=0)
     clip: float = Field(default=1.0, gt=0, description="largest gradient norm of a coder")
     aux_coefficient: float = Field(
-        default=1 / 32, ge=0, description="weight of AuxK, which revives dead latents; 0 = off"
+        default=1 / 4, ge=0, description="weight of AuxK, which revives dead latents; 0 = off"
     )
     aux_k: int | None = Field(default=None, gt=0, description="latents AuxK chooses per token; default d_in / 2")
     aux_share: float = Field(default=0.25, gt=0, le=1, description="share of a batch's tokens that AuxK is computed on")
     dead_after: float = Field(
-        default=0.1, gt=0, le=1, description="a latent is dead when silent for this part of the run"
+        default=0.1,
+        gt=0,
+        le=1,
+        description="a latent is dead when silent for this part of the run (10 M tokens at most)",
     )
     selection: Literal["auto", "bfloat16", "float32"] = Field(
         default="auto", description="precision in which latents are chosen; values are float32 always"

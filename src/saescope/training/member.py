@@ -10,6 +10,7 @@ from torch import Tensor
 
 from saescope.coders import Normalization, Slice, SparseCoder, fold, make_architecture
 from saescope.training.config import CoderConfig, TrainConfig
+from saescope.training.defaults import dead_horizon, peak_lr
 from saescope.training.firing import FiringRecord
 from saescope.training.initialise import initialise, warm_start
 from saescope.training.objective import AuxTerm, Loss, objective
@@ -43,10 +44,11 @@ class Member:
         self.read_norm, self.write_norm = (_on(norm, device) for norm in (self.read_norm, self.write_norm))
         self._read_columns = _columns(columns, config.reads, device)
         self._write_columns = _columns(columns, config.writes_to, device)
-        self.optimiser = CoderOptimiser(self.coder, config.learning_rate, betas=run.betas, eps=run.eps, clip=run.clip)
+        rate = config.lr or peak_lr(config.d_sae, n_steps)
+        self.optimiser = CoderOptimiser(self.coder, rate, betas=run.betas, eps=run.eps, clip=run.clip)
         self.firing = FiringRecord(config.d_sae, device)
         self._resample_at = {max(1, round(part * n_steps)) for part in config.resample}
-        self.dead_horizon = max(1, round(run.dead_after * n_steps * run.batch_size))
+        self.dead_horizon = dead_horizon(run.dead_after, n_steps, run.batch_size)
 
     @property
     def name(self) -> str:

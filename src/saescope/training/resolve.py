@@ -10,6 +10,7 @@ from typing import Any
 from saescope.coders import architecture_type
 from saescope.errors import UsageError
 from saescope.lm import Expression, PointNames
+from saescope.training import defaults
 from saescope.training.config import TrainConfig
 from saescope.training.places import labels, places_of
 
@@ -24,13 +25,16 @@ def resolve(
     reads: Expression = (),
     writes: Expression = (),
     available: PointNames | Sequence[str] = (),
+    rows: int | None = None,
 ) -> TrainConfig:
     """The run's configuration: `file` (or the defaults) with everything given laid over it.
 
     `run` and `coder` hold settings of the run and of each of its coders; None means not given, and `coder["options"]` are
-    laid over the architecture's own. Several `archs` and wanted `l0s` make one coder of each combination, at each place that `reads` and `writes` name: expressions such as `"mlp_in.*"`,
-    paired in order, expanded against the `available` hook points (none given: nobody knows which exist). Without `reads`,
-    every available point gets its own coders.
+    laid over the architecture's own. Several `archs` and wanted `l0s` make one coder of each combination, at each place that
+    `reads` and `writes` name: expressions such as `"mlp_in.*"`, paired in order, expanded against the `available` hook points
+    (none given: nobody knows which exist). Without `reads`, every available point gets its own coders.
+
+    `rows`: training rows of one pass; where the batch size is not given it follows from them (`defaults.batch_size`).
     """
     if not isinstance(available, PointNames):
         available = PointNames(available or None, "the activations")
@@ -52,7 +56,10 @@ def resolve(
         options = _options(arch, l0) | given.get("options", {})
         points = {"reads": list(where.reads), "writes": list(where.writes)}
         coders.append({"name": name, "arch": arch, **points} | given | {"options": options})
-    return TrainConfig.from_data(given_run | {"coders": coders})
+    config = TrainConfig.from_data(given_run | {"coders": coders})
+    if rows is None or "batch_size" in given_run:
+        return config
+    return config.model_copy(update={"batch_size": defaults.batch_size(rows * config.passes)})
 
 
 def _one_group(option: str, expression: Expression, available: PointNames) -> tuple[str, ...]:

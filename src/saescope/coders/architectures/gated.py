@@ -14,14 +14,19 @@ from __future__ import annotations
 
 import torch
 from jaxtyping import Bool, Float
+from pydantic import Field
 from torch import Tensor
 
 from saescope.coders.architecture import TrainingPass, register
 from saescope.coders.architectures.standard import shift_bias
 from saescope.coders.coder import SparseCoder
 from saescope.coders.codes import Codes
-from saescope.coders.l0_control import SteeredArchitecture
+from saescope.coders.l0_control import SteeredArchitecture, SteeredOptions
 from saescope.kernels import Support, active, decode_from, per_latent
+
+
+class GatedOptions(SteeredOptions):
+    crowd: float = Field(default=4.0, ge=1, description="training starts with this many times the wanted L0")
 
 
 @register
@@ -29,6 +34,8 @@ class Gated(SteeredArchitecture):
     name = "gated"
     inference = "gated"
     file_names = {"b_enc": "b_gate"}  # noqa: RUF012
+    options_type = GatedOptions
+    options: GatedOptions
 
     def extra_parameters(self) -> dict[str, Tensor]:
         return {"b_mag": torch.zeros(self.d_sae), "r_mag": torch.zeros(self.d_sae)}

@@ -6,8 +6,9 @@ Decoder rows are unit vectors in training, so f is its contribution's length. λ
 L1 shrinks every f by about λ/2; with `p` < 1 the penalty is annealed from L1 to Σ f^p (Karvonen et al., 2024), which hardly
 shrinks what is strong.
 
-A latent that is off has no gradient, so the exact step needs the active entries only. The first bias lets through a few
-times the wanted L0, not half of all latents, which makes even the first steps sparse.
+A latent that is off has no gradient, so the exact step needs the active entries only. The first bias lets through `crowd`
+times the wanted L0, not half of all latents, which makes even the first steps sparse; L0 then narrows to the wanted one, so
+that directions are found before the penalty presses.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ _SOFT = 1e-2
 
 
 class StandardOptions(SteeredOptions):
+    crowd: float = Field(default=4.0, ge=1, description="training starts with this many times the wanted L0")
     p: float = Field(default=1.0, gt=0, le=1, description="power of f that the penalty ends with; 1 is L1 throughout")
     anneal_from: float = Field(default=0.3, ge=0, le=1, description="part of the run after which p falls from 1")
 
