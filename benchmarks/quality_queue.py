@@ -39,11 +39,17 @@ def queue(cells: Path) -> Iterator[Cell]:
     both = ("dictionary_learning", "sae_lens")
     topk = [Cell("sparsify", "topk", RESID, **ADAM), Cell("sparsify", "topk", RESID, **SIGNUM)]
     yield from topk
-    for library in both:
-        yield from (Cell(library, arch, RESID, FIRST_LR) for arch in ("topk", "batchtopk", "matryoshka"))
-    for library in reversed(both):
-        for arch in ("jumprelu", "gated", "standard"):
+    yield from (Cell(library, "topk", RESID, FIRST_LR) for library in both)
+    # Every architecture once, then again in the other library.
+    for library, penalties in (
+        ("sae_lens", ("standard", "gated", "jumprelu")),
+        ("dictionary_learning", ("standard", "jumprelu", "gated")),
+    ):
+        yield Cell(library, "batchtopk" if library == "dictionary_learning" else "matryoshka", RESID, FIRST_LR)
+        for arch in penalties:
             yield from _at_l0(cells, Cell(library, arch, RESID, FIRST_LR))
+    yield Cell("dictionary_learning", "matryoshka", RESID, FIRST_LR)
+    yield Cell("sae_lens", "batchtopk", RESID, FIRST_LR)
 
     other_rates = [replace(topk[1], lr=3e-3), replace(topk[0], lr=3e-4), replace(topk[0], lr=1e-4)]
     yield from other_rates
