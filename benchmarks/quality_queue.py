@@ -1,0 +1,138 @@
+"""Which cells of the peers are run, in which order: first one of each, then learning rates, then seeds and points.
+
+Cells that depend on others' results (the best learning rate, the coefficient that gives the L0) are made when those are in.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+from quality_cells import Cell, result
+
+RESID, MLP_IN, MLP_OUT = "resid_post.14", "mlp_in.14", "mlp_out.14"
+FIRST_LR = 1e-3
+SEEDS = (0, 1, 2)
+# sparsify's default optimiser and its rate, 5e-3·sqrt(2^14 / d_sae); the other choice is Adam at the common rates.
+SIGNUM = {"optimizer": "signum", "lr": 5e-3 * (2**14 / 9216) ** 0.5}
+ADAM = {"optimizer": "adam", "lr": FIRST_LR}
+
+# Where the search for a coefficient begins: the libraries' tutorials and demos.
+FIRST_COEFFICIENT = {
+    ("sae_lens", "jumprelu"): 5.0,
+    ("sae_lens", "gated"): 5.0,
+    ("sae_lens", "standard"): 5.0,
+    ("dictionary_learning", "gated"): 0.03,
+    ("dictionary_learning", "standard"): 0.03,
+}
+PILOT_PASSES = 0.25
+TIMEOUT = 3600
+
+
+def queue(cells: Path) -> Iterator[Cell]:
+    """All cells in order of usefulness. Finished ones come too; the runner skips them."""
+    both = ("dictionary_learning", "sae_lens")
+    topk = [Cell("sparsify", "topk", RESID, **ADAM), Cell("sparsify", "topk", RESID, **SIGNUM)]
+    yield from topk
+    yield from (Cell(library, "topk", RESID, FIRST_LR) for library in both)
+    # Every architecture once, then again in the other library.
+    for library, penalties in (
+        ("sae_lens", ("standard", "gated", "jumprelu")),
+        ("dictionary_learning", ("standard", "jumprelu", "gated")),
+    ):
+        yield Cell(library, "batchtopk" if library == "dictionary_learning" else "matryoshka", RESID, FIRST_LR)
+        for arch in penalties:
+            yield from _at_l0(cells, Cell(library, arch, RESID, FIRST_LR))
+    yield Cell("dictionary_learning", "matryoshka", RESID, FIRST_LR)
+    yield Cell("sae_lens", "batchtopk", RESID, FIRST_LR)
+
+    other_rates = [replace(topk[1], lr=3e-3), replace(topk[0], lr=3e-4), replace(topk[0], lr=1e-4)]
+    yield from other_rates
+    yield from (Cell(library, "topk", RESID, 3e-4) for library in both)
+
+    sparsify = _best(cells, [*topk, *other_rates])
+    yield from (replace(sparsify, seed=seed) for seed in SEEDS)
+    yield from (replace(sparsify, seed=seed, passes=3) for seed in SEEDS)
+    transcoder = replace(sparsify, reads=MLP_IN, writes=MLP_OUT, skip=True)
+    yield transcoder
+    best = {library: _best(cells, [Cell(library, "topk", RESID, lr) for lr in (FIRST_LR, 3e-4)]) for library in both}
+    for arch in ("topk", "batchtopk"):
+        yield from (replace(best[library], arch=arch, seed=seed) for seed in SEEDS for library in both)
+    yield replace(sparsify, reads=MLP_OUT)
+    for arch in ("topk", "batchtopk"):
+        yield from (replace(best[library], arch=arch, reads=MLP_OUT) for library in both)
+    yield from (replace(transcoder, seed=seed) for seed in SEEDS)
+    yield from (replace(best[library], arch="matryoshka", seed=seed) for seed in SEEDS for library in both)
+
+
+def run(cells: Path, data: Path, python: Path, script: Path, until: float | None) -> None:
+    """Run what is not finished, one process at a time; no cell starts after `until` (seconds since the epoch)."""
+    for cell in queue(cells):
+        folder = cells / cell.name
+        if (folder / "cell.json").exists() or (folder / "failed.json").exists():
+            continue
+        if until is not None and time.time() > until:
+            print("the time is over", flush=True)
+            return
+        print(f"{time.strftime('%H:%M:%S')} {cell.name}", flush=True)
+        _run_one(cell, folder, [str(python), str(script), *_arguments(cell), "--data", str(data), "--out", str(folder)])
+
+
+def _run_one(cell: Cell, folder: Path, command: list[str]) -> None:
+    """One cell; the peer's output goes to the folder's log, a failure's reason to failed.json."""
+    folder.mkdir(parents=True, exist_ok=True)
+    environment = os.environ | {"WANDB_MODE": "disabled", "HF_HUB_OFFLINE": "1", "SPARSIFY_DISABLE_TRITON": "1"}
+    with (folder / "log.txt").open("w") as log:
+        try:
+            code = subprocess.run(
+                command, stdout=log, stderr=subprocess.STDOUT, env=environment, timeout=TIMEOUT
+            ).returncode
+        except subprocess.TimeoutExpired:
+            code = -1
+    last = (folder / "log.txt").read_text().strip().splitlines()[-1:]
+    print(f"{time.strftime('%H:%M:%S')}   {last[0] if last else ''}", flush=True)
+    if code:
+        reason = last[0] if code > 0 and last else f"longer than {TIMEOUT} s"
+        (folder / "failed.json").write_text(json.dumps({"cell": cell.name, "reason": reason}))
+
+
+def _arguments(cell: Cell) -> list[str]:
+    given = {
+        "library": cell.library,
+        "arch": cell.arch,
+        "reads": cell.reads,
+        "writes": cell.target,
+        "passes": cell.passes,
+        "seed": cell.seed,
+        "lr": cell.lr,
+        "l0": round(cell.l0),
+        "coefficient": cell.coefficient,
+        "optimizer": cell.optimizer,
+    }
+    options = [part for name, value in given.items() if value is not None for part in (f"--{name}", str(value))]
+    return [*options, "--skip"] if cell.skip else options
+
+
+def _best(cells: Path, candidates: list[Cell]) -> Cell:
+    """The finished candidate with the lowest held-out error; the first while none is finished."""
+    found = {cell: done.fvu for cell in candidates if (done := result(cells, cell)) is not None}
+    return min(found, key=lambda cell: found[cell]) if found else candidates[0]
+
+
+def _at_l0(cells: Path, cell: Cell) -> Iterator[Cell]:
+    """The cell at a coefficient that short runs say gives about the L0: L0 falls about as a power of the coefficient."""
+    if (cell.library, cell.arch) not in FIRST_COEFFICIENT:
+        yield cell
+        return
+    first = replace(cell, passes=PILOT_PASSES, coefficient=FIRST_COEFFICIENT[cell.library, cell.arch])
+    yield first
+    if (found := result(cells, first)) is None:
+        return
+    assert first.coefficient is not None
+    ratio = min(8.0, max(1 / 8, found.l0 / cell.l0))
+    yield replace(cell, coefficient=float(f"{first.coefficient * ratio:.3g}"))
