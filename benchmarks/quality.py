@@ -89,12 +89,13 @@ def _peers(given: argparse.Namespace) -> None:
 def _ours(given: argparse.Namespace) -> None:
     from exported import Exported
 
-    from quality_ours import cells_of, default_lr, run
+    from quality_ours import cells_of, run
     from saescope import Store
 
     store, data = Store.open(given.store), Exported(given.data)
-    lrs = given.lr or [default_lr(given.d_sae)]
-    for cell in cells_of(given.arch, given.reads, given.writes, given.skip, given.seeds, given.passes, lrs, given.l0):
+    rows = sum(store.shard_rows("train"))
+    chosen = (given.arch, given.reads, given.writes, given.skip, given.seeds, given.passes, given.lr, given.l0)
+    for cell in cells_of(*chosen, rows, given.d_sae):
         run(cell, store, data, given.cells, given.d_sae)
 
 

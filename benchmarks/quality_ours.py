@@ -10,13 +10,16 @@ from pathlib import Path
 import numpy as np
 import torch
 from exported import Exported
-from measure import measure, threshold_for
+from measure import measure
 from torch import Tensor
 
 import saescope
 from quality_cells import OURS, Cell
 from saescope import CoderConfig, Store, StoreStream, TrainConfig
+from saescope.training.defaults import peak_lr
 
+# As every library here; saescope itself would choose smaller ones for short runs.
+BATCH = 4096
 TOP_K = ("topk", "batchtopk", "matryoshka")
 
 
@@ -25,12 +28,10 @@ def run(cell: Cell, store: Store, data: Exported, cells: Path, d_sae: int) -> No
     folder = cells / cell.name
     if (folder / "cell.json").exists():
         return
-    config = TrainConfig(coders=(coder_config(cell, d_sae),), passes=cell.passes, seed=cell.seed)
+    config = TrainConfig(coders=(coder_config(cell, d_sae),), batch_size=BATCH, passes=cell.passes, seed=cell.seed)
     source = StoreStream(store, config.points, batch_size=config.batch_size, seed=config.seed, passes=config.passes)
     coder = saescope.train(config, source, folder / "run")["coder"]
     settings = {"options": config.coders[0].options}
-    if cell.arch in ("batchtopk", "matryoshka"):
-        settings["threshold_factor"] = settle_threshold(coder, cell, data)
 
     def reconstruct(x: Tensor) -> tuple[Tensor, Tensor]:
         codes = coder.encode(x)
@@ -56,22 +57,6 @@ def run(cell: Cell, store: Store, data: Exported, cells: Path, d_sae: int) -> No
     print(f"{cell.name}: fvu_centered {measured.fvu_centered:.4f}, L0 {measured.l0:.2f}", flush=True)
 
 
-@torch.no_grad()
-def settle_threshold(coder: saescope.SparseCoder, cell: Cell, data: Exported) -> float:
-    """As for the other libraries: one number moves the inference threshold so that held-out L0 is what was asked for.
-
-    A folded coder has a threshold per latent, all the same in the units it was trained in; they are scaled together.
-    """
-
-    def relative(x: Tensor) -> Tensor:
-        pre = coder.centred(x) @ coder.W_enc + coder.b_enc
-        return (pre / coder.threshold).relu()
-
-    factor = threshold_for(data, cell.reads, relative, cell.l0)
-    coder.threshold.mul_(factor)
-    return factor
-
-
 def coder_config(cell: Cell, d_sae: int) -> CoderConfig:
     return CoderConfig(
         name="coder",
@@ -88,17 +73,17 @@ def coder_config(cell: Cell, d_sae: int) -> CoderConfig:
 
 def cells_of(
     archs: list[str], reads: str, writes: str, skip: bool, seeds: list[int], passes: list[float], lrs: list[float],
-    l0s: list[float],
+    l0s: list[float], rows: int, d_sae: int,
 ) -> Iterator[Cell]:  # fmt: skip
     """Every combination, most wanted first: seed by seed, the longest runs before the shorter ones."""
     for seed in seeds:
         for share in sorted(passes, reverse=True):
             for arch in archs:
-                for lr in lrs:
+                for lr in lrs or [default_lr(d_sae, int(rows * share) // BATCH)]:
                     for l0 in l0s:
                         yield Cell(OURS, arch, reads, lr, writes, share, seed, l0, skip)
 
 
-def default_lr(d_sae: int) -> float:
+def default_lr(d_sae: int, n_steps: int) -> float:
     """What saescope trains with when nobody chooses."""
-    return float(f"{CoderConfig(name='coder', d_sae=d_sae, reads=('x',)).learning_rate:.4g}")
+    return float(f"{peak_lr(d_sae, n_steps):.3g}")

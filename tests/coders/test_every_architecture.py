@@ -169,6 +169,20 @@ def test_calibration_gives_the_wanted_l0(name: str) -> None:
     assert found == pytest.approx(coder.architecture.wanted_l0, abs=1e-9)
 
 
+def test_refit_of_standard_takes_back_a_common_shrinkage() -> None:
+    """Values shrunk by one factor, whatever did it, come back; the support and L0 stay."""
+    coder = small_coder("standard")
+    x = some_x(200)
+    y = coder(x).detach()
+    before = coder.encode(x)
+    with torch.no_grad():
+        coder.W_enc_rows.mul_(0.4)
+        coder.b_enc.mul_(0.4)
+    coder.architecture.refit(coder, [(x[:120], y[:120]), (x[120:], y[120:])])
+    torch.testing.assert_close(coder(x), y)
+    assert torch.equal(coder.encode(x).indices, before.indices)
+
+
 def described_forward(folder: Path, x: Tensor) -> tuple[Tensor, Tensor]:
     """Encode and decode as SAELens's file format describes its architectures, written from the description."""
     config = json.loads((folder / "cfg.json").read_text())

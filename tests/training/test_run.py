@@ -47,7 +47,7 @@ def test_every_architecture_learns_what_was_planted(tmp_path: Path) -> None:
         found = run[name]
         codes = found.encode(held_out)
         fvu = float((held_out - found.decode(codes)).pow(2).sum() / spread)
-        assert fvu < {"matryoshka": 0.25, "standard": 0.3}.get(name, 0.15), name
+        assert fvu < {"matryoshka": 0.25, "standard": 0.35}.get(name, 0.15), name
         assert codes.nnz / 2048 == pytest.approx(3, abs=0.3), name
         assert torch.equal(load(tmp_path / "run" / "coders" / name)(held_out), found(held_out))
     assert run["matryoshka"].metadata.levels == [8, 20, 40]

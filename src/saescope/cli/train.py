@@ -46,7 +46,7 @@ def train(
     lr: Annotated[float | None, typer.Option("--lr", help="Peak learning rate.")] = None,
     passes: Annotated[float | None, typer.Option("--passes", help="Passes over the training rows.")] = None,
     batch_size: Annotated[
-        int | None, typer.Option("--batch-size", help="Tokens per step.", show_default="256 to 4096")
+        int | None, typer.Option("--batch-size", help="Tokens per step.", show_default="512 to 4096")
     ] = None,
     seed: Annotated[int | None, typer.Option("--seed", help="Seed of weights and order.")] = None,
     init: Annotated[Path | None, typer.Option("--init", help="Start from this saved coder.")] = None,

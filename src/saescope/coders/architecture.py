@@ -141,6 +141,11 @@ class Architecture(ABC):
     def calibrate(self, coder: SparseCoder, batches: list[Float[Tensor, "tokens d_in"]]) -> None:  # noqa: B027
         """Settle inference-time state on normalised activations so that mean L0 is what was asked for."""
 
+    def refit(  # noqa: B027
+        self, coder: SparseCoder, pairs: list[tuple[Float[Tensor, "tokens d_in"], Float[Tensor, "tokens d_out"]]]
+    ) -> None:
+        """Undo what the penalty did to values, on normalised inputs and targets of the training rows; after `calibrate`."""
+
     def inference_options(self) -> dict[str, Any]:
         """Options of the inference architecture."""
         return {}

@@ -104,11 +104,15 @@ class Member:
             "held_out_l0": active / count,
         }
 
-    def finished(self, calibration: list[Float[Tensor, "tokens d_total"]]) -> SparseCoder:
-        """The coder for use, on raw activations: inference state settled on `calibration` batches, then folded."""
-        batches = [self.inputs(batch)[0] for batch in calibration]
-        if batches:
-            self.coder.architecture.calibrate(self.coder, batches)
+    @torch.no_grad()
+    def finished(
+        self, calibration: list[Float[Tensor, "tokens d_total"]], sample: list[Float[Tensor, "tokens d_total"]]
+    ) -> SparseCoder:
+        """The coder for use, on raw activations: L0 settled on `calibration` batches, values refitted on training batches,
+        then folded."""
+        architecture = self.coder.architecture
+        architecture.calibrate(self.coder, [self.inputs(batch)[0] for batch in calibration])
+        architecture.refit(self.coder, [self.inputs(batch) for batch in sample])
         coder = fold(self.coder.cpu(), _on(self.read_norm, "cpu"), _on(self.write_norm, "cpu"))
         coder.metadata.name = self.name
         return coder.eval().requires_grad_(False)

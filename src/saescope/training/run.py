@@ -142,7 +142,9 @@ def _save_all(
     }
     finished: dict[str, SparseCoder] = {}
     for member in members:
-        coder = member.finished(list(calibration.to(device).split(config.batch_size)))
+        coder = member.finished(
+            list(calibration.to(device).split(config.batch_size)), list(sample.to(device).split(config.batch_size))
+        )
         metadata = coder.metadata
         metadata.model, metadata.corpus = provenance["model"], provenance["corpus"]
         metadata.sequences, metadata.kept_rule = provenance["sequences"], provenance["kept_rule"]

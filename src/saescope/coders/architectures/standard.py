@@ -3,8 +3,8 @@
     f = relu(pre),    penalty = λ · Σ f·‖W_dec row‖ / (tokens · d_out)
 
 Decoder rows are unit vectors in training, so f is its contribution's length. λ is steered to the wanted L0, or fixed.
-L1 shrinks every f by about λ/2; with `p` < 1 the penalty is annealed from L1 to Σ f^p (Karvonen et al., 2024), which hardly
-shrinks what is strong.
+L1 shrinks every f by about λ/2. When training ends, one factor for all, by least squares on training rows, takes back what it
+can; with `p` < 1 the penalty is annealed from L1 to Σ f^p (Karvonen et al., 2024), which hardly shrinks what is strong.
 
 A latent that is off has no gradient, so the exact step needs the active entries only. The first bias lets through `crowd`
 times the wanted L0, not half of all latents, which makes even the first steps sparse; L0 then narrows to the wanted one, so
@@ -77,6 +77,21 @@ class Standard(SteeredArchitecture):
 
     def calibrate(self, coder: SparseCoder, batches: list[Float[Tensor, "tokens d_in"]]) -> None:
         shift_bias(coder, batches, self.options.l0)
+
+    @torch.no_grad()
+    def refit(
+        self, coder: SparseCoder, pairs: list[tuple[Float[Tensor, "tokens d_in"], Float[Tensor, "tokens d_out"]]]
+    ) -> None:
+        along, square = 0.0, 0.0
+        for x, y in pairs:
+            rest = coder.b_dec + coder.skip(x)
+            explained = coder.decode(self.encode(coder, x), x) - rest
+            along += float(((y - rest) * explained).double().sum())
+            square += float(explained.double().pow(2).sum())
+        if along > 0 and square > 0:
+            # Scaling both changes no latent's sign, so the support stays.
+            coder.W_enc_rows.mul_(along / square)
+            coder.b_enc.mul_(along / square)
 
 
 @torch.no_grad()
