@@ -28,7 +28,8 @@ tensors = load_file(given)
 sae = sae_lens.SAE.load_from_disk(folder)
 with torch.no_grad():
     codes = sae.encode(tensors["x"])
-    x_hat = sae.decode(codes)
+    # A skip transcoder's output depends on its input as well.
+    x_hat = sae(tensors["x"])
 def relative(mine, theirs):
     return float((mine - theirs).abs().max() / theirs.abs().max())
 print(json.dumps({

@@ -60,6 +60,10 @@ def test_l0_on_held_out_rows_is_what_was_asked_for(name: str, tmp_path: Path) ->
     found = train(config(coder(name, arch=name)), source(held_out=held_out, passes=1), tmp_path / "run")[name]
     assert found.encode(held_out).nnz / 2048 == pytest.approx(3, rel=0.01)
     assert found.metadata.training["calibration"] == {"rows": 2048, "split": "held_out"}
+    settled = found.metadata.training["settled"]
+    assert settled["held_out_l0"] == pytest.approx(3, rel=0.01)
+    fvu = (held_out - found(held_out)).pow(2).sum() / (held_out - held_out.mean(0)).pow(2).sum()
+    assert settled["held_out_fvu_centered"] == pytest.approx(float(fvu), rel=1e-3)
 
 
 def test_l0_is_settled_on_training_rows_where_hardly_any_are_held_out(tmp_path: Path) -> None:

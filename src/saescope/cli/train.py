@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
 from rich.table import Table
 
 from saescope.errors import UsageError
+
+if TYPE_CHECKING:
+    from saescope.coders import CoderMetadata
 
 
 def register(app: typer.Typer) -> None:
@@ -119,7 +122,7 @@ def train(
     finally:
         source.close()
     in_order = sorted(coders.items(), key=lambda item: common_layer(part.point for part in item[1].writes) or 0)
-    results = {name: _summary(coder.metadata.history) for name, coder in in_order}
+    results = {name: _summary(coder.metadata) for name, coder in in_order}
     if as_json:
         print(json.dumps({"out": str(out), "coders": results}))
         return
@@ -135,8 +138,11 @@ def train(
 _SHOWN = ("held_out_fvu_centered", "held_out_l0", "dead")
 
 
-def _summary(history: list[dict[str, float]]) -> dict[str, float]:
-    return {key: history[-1][key] for key in (*_SHOWN, "loss", "tokens", "seconds") if history and key in history[-1]}
+def _summary(metadata: CoderMetadata) -> dict[str, float]:
+    """The last line of the run's history, with what was measured once L0 was settled."""
+    last = metadata.history[-1] if metadata.history else {}
+    found: dict[str, float] = last | metadata.training.get("settled", {})
+    return {key: found[key] for key in (*_SHOWN, "loss", "tokens", "seconds") if key in found}
 
 
 def _split(value: str | None) -> list[str]:

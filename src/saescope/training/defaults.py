@@ -13,10 +13,10 @@ LONGEST_HORIZON = 10_000_000
 
 
 def peak_lr(d_sae: int, n_steps: int) -> float:
-    """Adam's peak learning rate: 2.7e-3 · sqrt(2^14 / d_sae) · (200 / steps)^0.4, the length's part within [2e-4, 6e-3]."""
-    by_length = _BEST_LR * (_AT_STEPS / max(1, n_steps)) ** _FALL
-    bounded: float = min(_HIGHEST_LR, max(_LOWEST_LR, by_length)) * (2**14 / d_sae) ** 0.5
-    return bounded
+    """Adam's peak learning rate: 2.7e-3 · (200 / steps)^0.4, at least 2e-4, times sqrt(2^14 / d_sae), at most 6e-3."""
+    by_length: float = max(_LOWEST_LR, _BEST_LR * (_AT_STEPS / max(1, n_steps)) ** _FALL)
+    by_width: float = (2**14 / d_sae) ** 0.5
+    return min(_HIGHEST_LR, by_length * by_width)
 
 
 def batch_size(tokens: float) -> int:

@@ -106,15 +106,20 @@ class Member:
 
     @torch.no_grad()
     def finished(
-        self, calibration: list[Float[Tensor, "tokens d_total"]], sample: list[Float[Tensor, "tokens d_total"]]
+        self,
+        calibration: Float[Tensor, "rows d_total"],
+        sample: Float[Tensor, "rows d_total"],
+        held_out: Float[Tensor, "rows d_total"] | None,
     ) -> SparseCoder:
-        """The coder for use, on raw activations: L0 settled on `calibration` batches, values refitted on training batches,
-        then folded."""
-        architecture = self.coder.architecture
-        architecture.calibrate(self.coder, [self.inputs(batch)[0] for batch in calibration])
-        architecture.refit(self.coder, [self.inputs(batch) for batch in sample])
+        """The coder for use, on raw activations: L0 settled on `calibration` rows, values refitted on a `sample` of training
+        rows, measured on `held_out` rows, then folded."""
+        architecture, size = self.coder.architecture, self.run.batch_size
+        architecture.calibrate(self.coder, [self.inputs(batch)[0] for batch in calibration.split(size)])
+        architecture.refit(self.coder, [self.inputs(batch) for batch in sample.split(size)])
+        settled = {} if held_out is None else self.held_out(held_out)
         coder = fold(self.coder.cpu(), _on(self.read_norm, "cpu"), _on(self.write_norm, "cpu"))
         coder.metadata.name = self.name
+        coder.metadata.training = {"settled": settled}
         return coder.eval().requires_grad_(False)
 
     def state(self) -> dict[str, Tensor]:

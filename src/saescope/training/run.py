@@ -142,14 +142,13 @@ def _save_all(
     }
     finished: dict[str, SparseCoder] = {}
     for member in members:
-        coder = member.finished(
-            list(calibration.to(device).split(config.batch_size)), list(sample.to(device).split(config.batch_size))
-        )
+        held_out = calibration.to(device) if split == "held_out" else None
+        coder = member.finished(calibration.to(device), sample.to(device), held_out)
         metadata = coder.metadata
         metadata.model, metadata.corpus = provenance["model"], provenance["corpus"]
         metadata.sequences, metadata.kept_rule = provenance["sequences"], provenance["kept_rule"]
         metadata.trained_documents = provenance["trained_documents"]
-        metadata.training = training | {"coder": member.config.model_dump(mode="json")}
+        metadata.training |= training | {"coder": member.config.model_dump(mode="json")}
         metadata.history = thinned(lines, member.name)
         own = {part.point for part in (*coder.reads, *coder.writes)}
         kept = {name: value for name, value in reference.items() if name.split(".", 1)[1] in own}
