@@ -37,7 +37,7 @@ def main() -> int:
     parser.add_argument("--d-sae", type=int, default=2304)
     parser.add_argument("--l0", type=int, default=16)
     parser.add_argument("--tokens", type=int, default=330_000, help="of text; about a tenth is held out")
-    parser.add_argument("--batch-size", type=int, default=4096)
+    parser.add_argument("--batch-size", type=int, help="default: from the number of tokens")
     parser.add_argument("--memory", default="1GiB", help="for the two blocks of rows that are shuffled")
     parser.add_argument("--eval-tokens", type=int, default=4096)
     parser.add_argument(
@@ -68,6 +68,7 @@ def run(given: argparse.Namespace, out: Path) -> int:
         reads=given.reads,
         writes=given.writes,
         available=lm.point_names,
+        rows=given.tokens,
     )
     started = time.perf_counter()
     source = saescope.ModelStream(
