@@ -3,6 +3,7 @@
     python benchmarks/quality.py export STORE DATA --points resid_post.14,mlp_in.14,mlp_out.14
     python benchmarks/quality.py peers DATA CELLS --python PEER_PYTHON [--until 14:30]
     python benchmarks/quality.py ours STORE DATA CELLS --arch topk,batchtopk --seeds 0,1,2 --passes 0.125,0.25,0.5,1
+    python benchmarks/quality.py ce CELLS [--tokens 16384]
     python benchmarks/quality.py table CELLS [--record benchmarks/results/quality.jsonl]
 
 PEER_PYTHON is the interpreter of an environment of its own, whose pins must not meet saescope's:
@@ -11,7 +12,7 @@ PEER_PYTHON is the interpreter of an environment of its own, whose pins must not
     pip install --no-deps dictionary-learning==0.1.0 eai-sparsify==1.3.3
 
 CELLS is a folder of results, a folder a cell; commands go on where they were stopped. See `quality_export`,
-`quality_queue`, `quality_ours`, `quality_tables`, and `peers/` for how each library is driven.
+`quality_queue`, `quality_ours`, `quality_ce`, `quality_tables`, and `peers/` for how each library is driven.
 """
 
 from __future__ import annotations
@@ -61,6 +62,11 @@ def main() -> None:
     ours.add_argument("--d-sae", type=int, default=9216)
     ours.set_defaults(run=_ours)
 
+    ce = commands.add_parser("ce", help="measure the model's loss with each finished coder in it")
+    ce.add_argument("cells", type=Path)
+    ce.add_argument("--tokens", type=int, default=16384)
+    ce.set_defaults(run=_ce)
+
     table = commands.add_parser("table", help="Markdown tables of what is finished")
     table.add_argument("cells", type=Path)
     table.add_argument("--record", type=Path, help="also write one JSON line a cell there")
@@ -97,6 +103,12 @@ def _ours(given: argparse.Namespace) -> None:
     chosen = (given.arch, given.reads, given.writes, given.skip, given.seeds, given.passes, given.lr, given.l0)
     for cell in cells_of(*chosen, rows, given.d_sae):
         run(cell, store, data, given.cells, given.d_sae)
+
+
+def _ce(given: argparse.Namespace) -> None:
+    from quality_ce import run
+
+    print(run(given.cells, given.tokens))
 
 
 def _table(given: argparse.Namespace) -> None:

@@ -61,7 +61,7 @@ def coder_of(
         coder.W_dec.copy_(W_dec)
         if b_dec is not None:
             coder.b_dec.copy_(b_dec)
-        coder.get_buffer("threshold").fill_(threshold)
+        coder.extra("threshold").fill_(threshold)
     for key, value in {"kept_rule": RULE, "sequences": {"context": 16}, **metadata}.items():
         setattr(coder.metadata, key, value)
     return coder.eval()

@@ -96,7 +96,7 @@ def frozen_random(
     random.W_dec.copy_(directions)
     random.b_dec.copy_(mean)
     threshold = _threshold(sample - mean, directions, l0)
-    random.get_buffer("threshold").fill_(threshold)
+    random.extra("threshold").fill_(threshold)
     scale = _scale(random, sample, mean)
     random.W_dec.mul_(scale)
     facts = {
