@@ -24,8 +24,8 @@ KEPT = ("ce_recovered_mean", "ce_recovered", "ce_increase", "kl", "fvu_centered"
 
 
 def run(cells: Path, tokens: int) -> str:
-    """Measure every cell that is not yet measured (writes its ce.json) and return a table of all."""
-    finished = [cell for cell in results(cells) if cell.record["passes"] >= 1]
+    """Measure every cell of seed 0 that is not yet measured (writes its ce.json) and return a table of all."""
+    finished = [cell for cell in results(cells) if cell.record["passes"] >= 1 and cell.record["seed"] == 0]
     wanted = [cell for cell in finished if not (cell.folder / "ce.json").exists()]
     ours = {_place(cell): cell for cell in finished if cell.record["library"] == OURS}
     subjects = [(cell, subject_of(cell, ours[_place(cell)])) for cell in wanted if _place(cell) in ours]

@@ -76,7 +76,7 @@ def groups(cells: Path) -> list[Group]:
 def table(cells: Path) -> str:
     every = groups(cells)
     ours = [group for group in every if group.record["library"] == OURS]
-    whole = [group for group in every if group.record["library"] != OURS and group.record["passes"] >= 1]
+    whole = [group for group in every if group.record["library"] != OURS and group.record["passes"] >= 0.25]
     peers = [_chosen(same) for same in _together(whole)]
     peers.sort(key=lambda peer: (peer.record["skip"], peer.record["reads"], peer.tokens, peer.record["arch"]))
     return "\n\n".join(part for part in (_errors(peers, ours), _tokens(peers, ours), _failures(cells)) if part)

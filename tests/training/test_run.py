@@ -81,7 +81,25 @@ def test_steering_brings_l0_to_the_wanted_in_training(tmp_path: Path) -> None:
             tail = [line["l0"] for line in run[name].metadata.history[-10:]]
             assert sum(tail) / len(tail) == pytest.approx(wanted, rel=0.1), name
     fixed = train(config(coder(arch="standard", options={"l0": 3, "coefficient": 1e-3})), source(), tmp_path / "fixed")
+    held_out = planted(512, seed=7)
     assert fixed["batchtopk"].metadata.history[-1]["l0"] > 4
+    assert fixed["batchtopk"].encode(held_out).nnz / 512 > 4, "nor is it settled at the end"
+
+
+@pytest.mark.parametrize("options", [{"sparsity": "tanh"}, {"control": "quadratic"}, {"coefficient": 5.0}])
+def test_jumprelus_other_losses_train(options: dict[str, Any], tmp_path: Path) -> None:
+    found = train(config(coder(arch="jumprelu", options={"l0": 3} | options)), source(), tmp_path / "run")["batchtopk"]
+    held_out = planted(512, seed=8)
+    fvu = float((held_out - found(held_out)).pow(2).sum() / (held_out - held_out.mean(0)).pow(2).sum())
+    assert fvu < 0.3
+    assert found.extra("threshold").std() > 0.01, "thresholds have learned to differ"
+
+
+def test_annealing_the_penalty_lowers_the_error(tmp_path: Path) -> None:
+    members = [coder(f"p{p}", arch="standard", options={"l0": 3, "p": p}) for p in (1.0, 0.3)]
+    run = train(config(*members), source(), tmp_path / "run")
+    fvu = {name: found.metadata.history[-1]["held_out_fvu_centered"] for name, found in run.items()}
+    assert fvu["p0.3"] < 0.8 * fvu["p1.0"]
 
 
 def test_folder_holds_what_the_docs_say(tmp_path: Path) -> None:

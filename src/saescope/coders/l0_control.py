@@ -46,6 +46,11 @@ class SteeredArchitecture(Architecture):
         one = torch.ones((), dtype=torch.float64)
         return super().extra_tensors() | {"price_level": one.clone(), "price_ratio": one.clone()}
 
+    @property
+    def steered(self) -> bool:
+        """Whether L0 is to be as wanted, rather than fall where a fixed coefficient puts it."""
+        return self.options.coefficient is None
+
     def set_price(self, coder: SparseCoder, value: float) -> None:
         """Where steering starts."""
         coder.extra("price_level").fill_(value)

@@ -82,6 +82,8 @@ class Gated(SteeredArchitecture):
         return {"r_mag": r_mag, "b_mag": (coder.extra("b_mag").double() + r_mag.exp() * moved) * norms}
 
     def calibrate(self, coder: SparseCoder, batches: list[Float[Tensor, "tokens d_in"]]) -> None:
+        if not self.steered:
+            return
         # Only the gate moves: r_mag and b_mag, and so the magnitudes, stay as trained.
         gain, b_mag = coder.extra("r_mag").exp(), coder.extra("b_mag")
 

@@ -67,7 +67,7 @@ class JumpReLU(SteeredArchitecture):
 
     @property
     def steered(self) -> bool:
-        return self.options.coefficient is None and self.options.control == "steer"
+        return super().steered or self.options.control == "quadratic"
 
     @torch.no_grad()
     def prepare(self, coder: SparseCoder, x: Float[Tensor, "tokens d_in"], *, warm: bool) -> None:
@@ -113,7 +113,7 @@ class JumpReLU(SteeredArchitecture):
     @torch.no_grad()
     def after_step(self, coder: SparseCoder, done: TrainingPass, step: int, n_steps: int) -> None:
         super().after_step(coder, done, step, n_steps)
-        if self.steered:
+        if self.steered and self.options.control == "steer":
             coder.extra("threshold").mul_(coder.extra("price_ratio").to(coder.dtype) ** _FOLLOW)
 
     def inference_tensors(
@@ -123,6 +123,8 @@ class JumpReLU(SteeredArchitecture):
 
     @torch.no_grad()
     def calibrate(self, coder: SparseCoder, batches: list[Float[Tensor, "tokens d_in"]]) -> None:
+        if not self.steered:
+            return
         threshold = coder.extra("threshold")
         margin = margin_for_l0(coder, batches, coder.b_enc - threshold, self.options.l0)
         if margin is not None:

@@ -76,7 +76,8 @@ class Standard(SteeredArchitecture):
         coder.extra("power").fill_(1 - (1 - self.options.p) * min(1.0, max(0.0, passed)))
 
     def calibrate(self, coder: SparseCoder, batches: list[Float[Tensor, "tokens d_in"]]) -> None:
-        shift_bias(coder, batches, self.options.l0)
+        if self.steered:
+            shift_bias(coder, batches, self.options.l0)
 
     @torch.no_grad()
     def refit(
