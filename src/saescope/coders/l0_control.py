@@ -2,7 +2,7 @@
 
 The weight λ is the price of an active latent. Each step multiplies it by (L0 / wanted)^gain, so that it settles where L0 is
 as wanted, and the penalty of a step counts L0's present excess at once (a proportional term, which keeps the price from
-swinging). The gain follows from the run's length: a price can change by some powers of e in a tenth of any run.
+swinging). The gain follows from the run's length: in a tenth of any run the price can double three times.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from saescope.coders.architecture import Architecture, Options, TrainingPass
 if TYPE_CHECKING:
     from saescope.coders.coder import SparseCoder
 
-# How many times e the price may grow in a run that asks for it all the time; no step takes more than _MOST of one.
+# How many times the price doubles in a run that always has twice the wanted L0; no step takes more than _MOST of one.
 _REACH = 30.0
 _MOST = 0.1
 # The price heeds at most this ratio of L0 to the wanted one, so that the dense first steps do not drive it up.
