@@ -199,6 +199,11 @@ def make_architecture(name: str, d_sae: int, options: dict[str, Any]) -> Archite
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"]) or "options"
+        if first["type"] == "extra_forbidden":
+            known = kind.options_type.model_fields
+            raise UsageError(
+                f"architecture {name!r} has no option {where!r}; it has {', '.join(known)}{nearest(where, known)}"
+            ) from None
         given = f" (got {first['input']!r})" if "input" in first and first["type"] != "missing" else ""
         raise UsageError(f"architecture {name!r}, option {where}: {first['msg'].lower()}{given}") from None
     return kind(parsed, d_sae)
