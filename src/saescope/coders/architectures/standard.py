@@ -7,8 +7,7 @@ L1 shrinks every f by about λ/2. When training ends, one factor for all, by lea
 can; with `p` < 1 the penalty is annealed from L1 to Σ f^p (Karvonen et al., 2024), which hardly shrinks what is strong.
 
 A latent that is off has no gradient, so the exact step needs the active entries only. The first bias lets through `crowd`
-times the wanted L0, not half of all latents, which makes even the first steps sparse; L0 then narrows to the wanted one, so
-that directions are found before the penalty presses.
+times the wanted L0, not half of all latents, which makes even the first steps sparse; L0 then narrows to the wanted one.
 """
 
 from __future__ import annotations
