@@ -39,35 +39,34 @@ def queue(cells: Path) -> Iterator[Cell]:
     both = ("dictionary_learning", "sae_lens")
     topk = [Cell("sparsify", "topk", RESID, **ADAM), Cell("sparsify", "topk", RESID, **SIGNUM)]
     yield from topk
-    yield from (Cell(library, "topk", RESID, FIRST_LR) for library in both)
-    # Every architecture once, then again in the other library.
-    for library, penalties in (
-        ("sae_lens", ("standard", "gated", "jumprelu")),
-        ("dictionary_learning", ("standard", "jumprelu", "gated")),
-    ):
-        yield Cell(library, "batchtopk" if library == "dictionary_learning" else "matryoshka", RESID, FIRST_LR)
-        for arch in penalties:
-            yield from _at_l0(cells, Cell(library, arch, RESID, FIRST_LR))
-    yield Cell("dictionary_learning", "matryoshka", RESID, FIRST_LR)
-    yield Cell("sae_lens", "batchtopk", RESID, FIRST_LR)
-
-    other_rates = [replace(topk[1], lr=3e-3), replace(topk[0], lr=3e-4), replace(topk[0], lr=1e-4)]
-    yield from other_rates
-    yield from (Cell(library, "topk", RESID, 3e-4) for library in both)
-
-    sparsify = _best(cells, [*topk, *other_rates])
-    yield from (replace(sparsify, seed=seed) for seed in SEEDS)
-    yield from (replace(sparsify, seed=seed, passes=3) for seed in SEEDS)
-    transcoder = replace(sparsify, reads=MLP_IN, writes=MLP_OUT, skip=True)
-    yield transcoder
-    best = {library: _best(cells, [Cell(library, "topk", RESID, lr) for lr in (FIRST_LR, 3e-4)]) for library in both}
-    for arch in ("topk", "batchtopk"):
-        yield from (replace(best[library], arch=arch, seed=seed) for seed in SEEDS for library in both)
+    # Every architecture once, on one point.
+    yield from (Cell(library, arch, RESID, FIRST_LR) for arch in ("topk", "batchtopk", "matryoshka") for library in both)
+    yield from _at_l0(cells, Cell("sae_lens", "standard", RESID, FIRST_LR))
+    yield from _at_l0(cells, Cell("sae_lens", "jumprelu", RESID, FIRST_LR))
+    # The other point and the skip transcoder, by the rule that every token has k.
+    sparsify = _best(cells, topk)
     yield replace(sparsify, reads=MLP_OUT)
-    for arch in ("topk", "batchtopk"):
-        yield from (replace(best[library], arch=arch, reads=MLP_OUT) for library in both)
-    yield from (replace(transcoder, seed=seed) for seed in SEEDS)
-    yield from (replace(best[library], arch="matryoshka", seed=seed) for seed in SEEDS for library in both)
+    yield from (Cell(library, "topk", MLP_OUT, FIRST_LR) for library in both)
+    yield replace(sparsify, reads=MLP_IN, writes=MLP_OUT, skip=True)
+
+    # Whether a lower rate is better, then the spread over seeds, at the better rate.
+    other_rates = [replace(topk[1], lr=3e-3), replace(topk[0], lr=3e-4)]
+    yield from (Cell(library, "topk", RESID, 3e-4) for library in both)
+    yield from other_rates
+    sparsify = _best(cells, [*topk, *other_rates])
+    best = {library: _best(cells, [Cell(library, "topk", RESID, lr) for lr in (FIRST_LR, 3e-4)]) for library in both}
+    for seed in SEEDS:
+        yield replace(sparsify, seed=seed)
+        yield from (replace(best[library], seed=seed) for library in both)
+    yield from _at_l0(cells, Cell("sae_lens", "gated", RESID, FIRST_LR))
+    for arch in ("standard", "jumprelu", "gated"):
+        yield from _at_l0(cells, Cell("dictionary_learning", arch, RESID, FIRST_LR))
+
+    # More of the same: seeds of the other rules, three passes, the other point.
+    for arch in ("batchtopk", "matryoshka"):
+        yield from (replace(best[library], arch=arch, seed=seed) for seed in SEEDS for library in both)
+    yield from (replace(sparsify, seed=seed, passes=3) for seed in SEEDS)
+    yield from (replace(best[library], arch="batchtopk", reads=MLP_OUT) for library in both)
 
 
 def run(cells: Path, data: Path, python: Path, script: Path, until: float | None) -> None:

@@ -275,8 +275,8 @@ def test_impossible_options_are_one_line(name: str) -> None:
     option = architecture_type(name).l0_option
     with pytest.raises(UsageError, match=rf"{option} = 49 is more than the 48 latents"):
         make_architecture(name, D_SAE, {**OPTIONS[name], option: 49}).check()
-    with pytest.raises(UsageError, match=rf"{name!r} has no option 'crowdd'; it has crowd, .*; nearest: crowd"):
-        make_architecture(name, D_SAE, {"crowdd": 2})
+    with pytest.raises(UsageError, match=rf"{name!r} has no option '{option}x'; it has .*{option}.*; nearest: {option}"):
+        make_architecture(name, D_SAE, {f"{option}x": 2})
     with pytest.raises(UsageError, match=f"option {option}"):
         make_architecture(name, D_SAE, {**OPTIONS[name], option: 0})
     with pytest.raises(UsageError, match="nearest: batchtopk"):

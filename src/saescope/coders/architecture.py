@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from jaxtyping import Float
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError
 from torch import Tensor
 
 from saescope.coders.codes import Codes
@@ -28,11 +28,6 @@ class Options(BaseModel):
     """An architecture's own hyperparameters."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
-
-    crowd: float = Field(default=1.0, ge=1, description="training starts with this many times the wanted L0")
-    crowd_until: float = Field(
-        default=0.5, gt=0, le=1, description="part of the run in which that falls to the wanted L0"
-    )
 
 
 @dataclass(frozen=True)
@@ -108,11 +103,7 @@ class Architecture(ABC):
 
     def extra_tensors(self) -> dict[str, Tensor]:
         """State beyond the weights that training keeps and the files may hold, by name, at its initial value."""
-        return {"crowding": torch.ones((), dtype=torch.float64) * self.options.crowd}
-
-    def l0_now(self, coder: SparseCoder) -> float:
-        """The mean number of active latents wanted at this point of training; at most all of them."""
-        return min(self.wanted_l0 * float(coder.extra("crowding")), float(self.d_sae))
+        return {}
 
     def prepare(self, coder: SparseCoder, x: Float[Tensor, "tokens d_in"], *, warm: bool) -> None:  # noqa: B027
         """Set what should follow from data before the first step. `warm`: the weights come from a trained coder."""
@@ -132,11 +123,8 @@ class Architecture(ABC):
         """Codes and reconstructions of a training batch whose target is `y` (`x` itself for an SAE); `selection` is the
         precision in which latents may be chosen."""
 
-    def after_step(self, coder: SparseCoder, done: TrainingPass, step: int, n_steps: int) -> None:
+    def after_step(self, coder: SparseCoder, done: TrainingPass, step: int, n_steps: int) -> None:  # noqa: B027
         """Update running state (a threshold estimate, the price of sparsity) after step `step` of `n_steps`."""
-        # Geometric: the excess shrinks by the same factor in equal times.
-        left = max(0.0, 1 - (step + 1) / n_steps / self.options.crowd_until)
-        coder.extra("crowding").fill_(self.options.crowd**left)
 
     def calibrate(self, coder: SparseCoder, batches: list[Float[Tensor, "tokens d_in"]]) -> None:  # noqa: B027
         """Settle inference-time state on normalised activations so that mean L0 is what was asked for."""

@@ -63,7 +63,7 @@ class SteeredArchitecture(Architecture):
 
     @torch.no_grad()
     def after_step(self, coder: SparseCoder, done: TrainingPass, step: int, n_steps: int) -> None:
-        ratio = (done.l0.double() / self.l0_now(coder)).clamp(1 / _HEEDED, _HEEDED)
+        ratio = (done.l0.double() / self.wanted_l0).clamp(1 / _HEEDED, _HEEDED)
         coder.extra("price_level").mul_(ratio ** min(_MOST, _REACH / n_steps))
         coder.extra("price_ratio").copy_(ratio)
         super().after_step(coder, done, step, n_steps)

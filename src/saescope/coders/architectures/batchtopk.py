@@ -57,7 +57,7 @@ class BatchTopK(Architecture):
         """The batch's k·T strongest latents, values carrying gradient."""
         with torch.no_grad():
             support = active().select_batch_topk(
-                coder.centred(x), coder.W_enc_rows, coder.b_enc, round(self.l0_now(coder) * x.shape[0]), dtype=selection
+                coder.centred(x), coder.W_enc_rows, coder.b_enc, self.options.k * x.shape[0], dtype=selection
             )
         return Codes(support, coder.values_on(support, x))
 

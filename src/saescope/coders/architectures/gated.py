@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import torch
 from jaxtyping import Bool, Float
-from pydantic import Field
 from torch import Tensor
 
 from saescope.coders.architecture import TrainingPass, register
@@ -25,17 +24,12 @@ from saescope.coders.l0_control import SteeredArchitecture, SteeredOptions
 from saescope.kernels import Support, active, decode_from, per_latent
 
 
-class GatedOptions(SteeredOptions):
-    crowd: float = Field(default=4.0, ge=1, description="training starts with this many times the wanted L0")
-
-
 @register
 class Gated(SteeredArchitecture):
     name = "gated"
     inference = "gated"
     file_names = {"b_enc": "b_gate"}  # noqa: RUF012
-    options_type = GatedOptions
-    options: GatedOptions
+    options: SteeredOptions
 
     def extra_parameters(self) -> dict[str, Tensor]:
         return {"b_mag": torch.zeros(self.d_sae), "r_mag": torch.zeros(self.d_sae)}
@@ -43,7 +37,7 @@ class Gated(SteeredArchitecture):
     @torch.no_grad()
     def prepare(self, coder: SparseCoder, x: Float[Tensor, "tokens d_in"], *, warm: bool) -> None:
         if not warm:
-            shift_bias(coder, [x], self.l0_now(coder))
+            shift_bias(coder, [x], self.wanted_l0)
 
     def gate(self, coder: SparseCoder, x: Float[Tensor, "tokens d_in"]) -> tuple[Codes, Codes]:
         """The codes, and on the same support the gates π."""

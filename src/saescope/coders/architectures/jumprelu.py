@@ -73,7 +73,7 @@ class JumpReLU(SteeredArchitecture):
     def prepare(self, coder: SparseCoder, x: Float[Tensor, "tokens d_in"], *, warm: bool) -> None:
         threshold = coder.extra("threshold")
         if not warm:
-            threshold.fill_(margin_for_l0(coder, [x], coder.b_enc, self.l0_now(coder)) or 0.0)
+            threshold.fill_(margin_for_l0(coder, [x], coder.b_enc, self.wanted_l0) or 0.0)
         # Being active is worth about the square of what it contributes, and the weakest contribute θ.
         self.set_price(coder, max(1e-3, float(threshold.mean()) ** 2))
 
@@ -107,7 +107,7 @@ class JumpReLU(SteeredArchitecture):
             active_count = _Step.apply(pre, theta, self.options.bandwidth).sum()  # type: ignore[no-untyped-call]
         l0 = active_count / max(1, codes.n_tokens)
         if self.options.control == "quadratic":
-            return (self.options.coefficient or _QUADRATIC) * (l0 / self.l0_now(coder) - 1) ** 2
+            return (self.options.coefficient or _QUADRATIC) * (l0 / self.wanted_l0 - 1) ** 2
         return self.price(coder) * l0 / coder.d_out
 
     @torch.no_grad()

@@ -6,8 +6,8 @@ Decoder rows are unit vectors in training, so f is its contribution's length. λ
 L1 shrinks every f by about λ/2. When training ends, one factor for all, by least squares on training rows, takes back what it
 can; with `p` < 1 the penalty is annealed from L1 to Σ f^p (Karvonen et al., 2024), which hardly shrinks what is strong.
 
-A latent that is off has no gradient, so the exact step needs the active entries only. The first bias lets through `crowd`
-times the wanted L0, not half of all latents, which makes even the first steps sparse; L0 then narrows to the wanted one.
+A latent that is off has no gradient, so the exact step needs the active entries only. The first bias lets the
+wanted L0 through, not half of all latents, so that even the first steps are sparse.
 """
 
 from __future__ import annotations
@@ -29,7 +29,6 @@ _SOFT = 1e-2
 
 
 class StandardOptions(SteeredOptions):
-    crowd: float = Field(default=4.0, ge=1, description="training starts with this many times the wanted L0")
     p: float = Field(default=1.0, gt=0, le=1, description="power of f that the penalty ends with; 1 is L1 throughout")
     anneal_from: float = Field(default=0.3, ge=0, le=1, description="part of the run after which p falls from 1")
 
@@ -46,7 +45,7 @@ class Standard(SteeredArchitecture):
 
     def prepare(self, coder: SparseCoder, x: Float[Tensor, "tokens d_in"], *, warm: bool) -> None:
         if not warm:
-            shift_bias(coder, [x], self.l0_now(coder))
+            shift_bias(coder, [x], self.wanted_l0)
 
     def encode(self, coder: SparseCoder, x: Float[Tensor, "tokens d_in"]) -> Codes:
         return encode_above(coder, x, torch.zeros_like(coder.b_enc))

@@ -50,7 +50,7 @@ class TopK(Architecture):
         y: Float[Tensor, "tokens d_out"],
         selection: torch.dtype,
     ) -> TrainingPass:
-        codes = self.choose(coder, x, round(self.l0_now(coder)), selection)
+        codes = self.choose(coder, x, self.options.k, selection)
         return TrainingPass.single(codes, coder, x)
 
     def inference_options(self) -> dict[str, Any]:
