@@ -10,6 +10,8 @@ x_hat = coder.decode(codes)      # [tokens, d_out]
 from __future__ import annotations
 
 import importlib
+import os
+import sys
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
@@ -35,6 +37,13 @@ if TYPE_CHECKING:
     from saescope.training import CoderConfig as CoderConfig
     from saescope.training import TrainConfig as TrainConfig
     from saescope.training import train as train
+
+# torch and its threads read these once, when they start; whoever set them, or imported torch first, keeps their own way.
+# Large pages: a step's fresh memory costs a fault a page, and there are thousands. Passive waiting: torch's idle threads would
+# spin on the cores that the kernels' own threads compute on.
+if "torch" not in sys.modules:
+    os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 # Where each public name lives. They are imported when first used: `saescope --help` should not wait for torch.
 _HOME = {

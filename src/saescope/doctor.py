@@ -77,7 +77,7 @@ def diagnose() -> Diagnosis:
         cores=psutil.cpu_count(logical=True) or 1,
         memory=memory,
         native_bf16=has_native_bf16(device),
-        kernels={name: name == active().name for name in IMPLEMENTATIONS},
+        kernels={name: name == active(device).name for name in IMPLEMENTATIONS},
         extras=extras,
         cache=str(cache),
         cached=[entry.name for entry in assets.list_cached()],
@@ -115,7 +115,7 @@ def _advice(device: torch.device, extras: dict[str, bool], free: int, memory: in
     if not ((3, 11) <= sys.version_info[:2] <= (3, 13)):
         advice.append("Python 3.11 to 3.13 is what saescope is tested with")
     if VARIABLE in os.environ:
-        advice.append(f"{VARIABLE} forces kernels {active().name!r}; unset it for the fastest")
+        advice.append(f"{VARIABLE} forces kernels {active(device).name!r}; unset it for the fastest")
     return advice
 
 

@@ -275,7 +275,9 @@ def test_impossible_options_are_one_line(name: str) -> None:
     option = architecture_type(name).l0_option
     with pytest.raises(UsageError, match=rf"{option} = 49 is more than the 48 latents"):
         make_architecture(name, D_SAE, {**OPTIONS[name], option: 49}).check()
-    with pytest.raises(UsageError, match=rf"{name!r} has no option '{option}x'; it has .*{option}.*; nearest: {option}"):
+    with pytest.raises(
+        UsageError, match=rf"{name!r} has no option '{option}x'; it has .*{option}.*; nearest: {option}"
+    ):
         make_architecture(name, D_SAE, {f"{option}x": 2})
     with pytest.raises(UsageError, match=f"option {option}"):
         make_architecture(name, D_SAE, {**OPTIONS[name], option: 0})

@@ -10,8 +10,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from saescope.kernels import IMPLEMENTATIONS, Support, decode_from, per_latent, preactivations_on, reference, using
-from saescope.kernels import sparse as sparse_kernels
+from saescope.kernels import (
+    IMPLEMENTATIONS,
+    AdamStep,
+    Support,
+    decode_from,
+    per_latent,
+    preactivations_on,
+    reference,
+    using,
+)
+from saescope.kernels.rounding import with_room_for_rounding
 
 OTHERS = sorted(set(IMPLEMENTATIONS) - {"reference"})
 
@@ -67,6 +76,54 @@ def test_products_equal_the_dense_ones(name: str, problem: Problem) -> None:
 
 
 @pytest.mark.parametrize("name", OTHERS)
+@settings(max_examples=40, deadline=None)
+@given(problem=problems())
+def test_float32_products_equal_the_dense_ones(name: str, problem: Problem) -> None:
+    """Float32 is what training runs in, and may take other code than float64."""
+    p, kernels = problem, IMPLEMENTATIONS[name]
+    x, weight, grad, values = p.x.float(), p.weight.float(), p.grad.float(), p.values.float()
+    for mine, dense in (
+        (kernels.decode(p.support, values, weight), reference.decode(p.support, p.values, p.weight)),
+        (kernels.sampled_product(p.support, grad, weight), reference.sampled_product(p.support, p.grad, p.weight)),
+        (kernels.weight_gradient(p.support, values, x), reference.weight_gradient(p.support, p.values, p.x)),
+        (kernels.latent_sum(p.support, values), reference.latent_sum(p.support, p.values)),
+    ):
+        torch.testing.assert_close(mine.double(), dense, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", OTHERS)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("unit_rows", [True, False])
+@pytest.mark.parametrize("shape", [(1, 1), (130, 7), (257, 64)])
+def test_adam_on_the_sphere_equals_its_definition(
+    name: str, dtype: torch.dtype, unit_rows: bool, shape: tuple[int, int]
+) -> None:
+    generator = torch.Generator().manual_seed(3)
+    weight = torch.randn(*shape, generator=generator, dtype=torch.float64)
+    if unit_rows:
+        weight /= weight.norm(dim=1, keepdim=True)
+    mine = [weight.to(dtype), torch.zeros(*shape, dtype=dtype), torch.zeros(*shape, dtype=dtype)]
+    dense = [weight.clone(), torch.zeros_like(weight), torch.zeros_like(weight)]
+    for step in range(1, 4):
+        grad = torch.randn(*shape, generator=generator, dtype=torch.float64)
+        adam = AdamStep(1e-2, 0.9, 0.999, 1 - 0.9**step, 1 - 0.999**step, 1e-8)
+        norms = []
+        for kernels, (w, m, v) in ((IMPLEMENTATIONS[name], mine), (reference, dense)):
+            g = grad.to(w.dtype, copy=True)
+            along, square = kernels.tangent(w, g, unit_rows)
+            norms.append(square.double())
+            assert (along is None) == (not unit_rows)
+            kernels.adam(w, g, m, v, along, torch.tensor(0.5, dtype=w.dtype), adam)
+        tolerance = 1e-5 if dtype == torch.float32 else 1e-11
+        torch.testing.assert_close(norms[0], norms[1], rtol=10 * tolerance, atol=10 * tolerance)
+        if not unit_rows or shape[1] > 1:  # on a sphere of two points there is no direction to go
+            for one, other in zip(mine, dense, strict=True):
+                torch.testing.assert_close(one.double(), other, rtol=100 * tolerance, atol=10 * tolerance)
+    if unit_rows:
+        torch.testing.assert_close(mine[0].norm(dim=1), torch.ones(shape[0], dtype=dtype))
+
+
+@pytest.mark.parametrize("name", OTHERS)
 @settings(max_examples=60, deadline=None)
 @given(problem=problems(), share=st.floats(0, 1), k=st.integers(1, 45), seed=st.integers(0, 99))
 def test_exact_selection_is_the_reference_selection(
@@ -83,10 +140,12 @@ def test_exact_selection_is_the_reference_selection(
         ),
         "token": (kernels.select_topk(p.x, p.weight, p.bias, k), reference.select_topk(p.x, p.weight, p.bias, k)),
         "threshold": (
-            kernels.select_threshold(p.x, p.weight, p.bias, threshold),
-            reference.select_threshold(p.x, p.weight, p.bias, threshold),
+            kernels.select_threshold(p.x, p.weight, p.bias, threshold)[0],
+            reference.select_threshold(p.x, p.weight, p.bias, threshold)[0],
         ),
     }
+    above, known = kernels.select_threshold(p.x, p.weight, p.bias, threshold)
+    torch.testing.assert_close(known, pre[above.rows, above.indices], rtol=1e-12, atol=1e-12)
     for mine, dense in chosen.values():
         # Ties may go either way, so what must agree is the chosen values, not which of equal entries gave them.
         torch.testing.assert_close(
@@ -98,13 +157,14 @@ def test_exact_selection_is_the_reference_selection(
             assert (own.diff() > 0).all(), "latents ascend within a token, none twice"
 
 
-def test_selection_in_bf16_differs_only_within_rounding_of_the_boundary() -> None:
+@pytest.mark.parametrize("name", OTHERS)
+def test_selection_in_bf16_differs_only_within_rounding_of_the_boundary(name: str) -> None:
     generator = torch.Generator().manual_seed(0)
     x, weight = torch.randn(256, 64, generator=generator), torch.randn(512, 64, generator=generator)
     bias = torch.randn(512, generator=generator)
     count = 256 * 16
     exact = reference.select_batch_topk(x, weight, bias, count)
-    low = sparse_kernels.select_batch_topk(x, weight, bias, count, dtype=torch.bfloat16)
+    low = IMPLEMENTATIONS[name].select_batch_topk(x, weight, bias, count, dtype=torch.bfloat16)
     assert low.nnz == exact.nnz == count
     pre = x @ weight.T + bias
     ones = torch.ones(count)
@@ -116,19 +176,39 @@ def test_selection_in_bf16_differs_only_within_rounding_of_the_boundary() -> Non
     assert len(differs[0]) < 0.02 * count, "few entries lie that close"
 
 
-def test_chunks_and_a_failed_probe_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("name", OTHERS)
+def test_chunks_and_a_failed_probe_change_nothing(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    kernels = IMPLEMENTATIONS[name]
     generator = torch.Generator().manual_seed(1)
     # One token far stronger than the rest: evenly spaced probe tokens see it, and overestimate the floor.
     x = torch.randn(300, 16, generator=generator)
     x[0] *= 1000
     weight, bias = torch.randn(50, 16, generator=generator), torch.zeros(50)
-    whole = sparse_kernels.select_batch_topk(x, weight, bias, 4000)
-    monkeypatch.setattr(sparse_kernels, "PREACTIVATION_BYTES", 50 * 4 * 7)
-    pieces = sparse_kernels.select_batch_topk(x, weight, bias, 4000)
+    whole = kernels.select_batch_topk(x, weight, bias, 4000)
+    monkeypatch.setenv("SAESCOPE_CHUNK_MIB", str(50 * 4 * 7 / 2**20))
+    pieces = kernels.select_batch_topk(x, weight, bias, 4000)
     dense = reference.select_batch_topk(x, weight, bias, 4000)
     for support in (whole, pieces):
         assert torch.equal(support.pointers, dense.pointers)
         assert torch.equal(support.indices, dense.indices)
+
+
+@pytest.mark.parametrize("name", OTHERS)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(("n_latents", "k"), [(1000, 1), (1000, 7), (997, 60), (64, 8), (130, 130)])
+def test_each_token_gets_its_largest(name: str, dtype: torch.dtype, n_latents: int, k: int) -> None:
+    """Small integers: every product is exact in both precisions, and ties abound."""
+    generator = torch.Generator().manual_seed(4)
+    x = torch.randint(-3, 4, (70, 24), generator=generator).float()
+    weight = torch.randint(-3, 4, (n_latents, 24), generator=generator).float()
+    bias = torch.randint(-9, 3, (n_latents,), generator=generator).float()
+    pre = x @ weight.T + bias
+    mine = IMPLEMENTATIONS[name].select_topk(x, weight, bias, k, dtype=dtype)
+    dense = reference.select_topk(x, weight, bias, k)
+    assert torch.equal(mine.pointers, dense.pointers)
+    for row in range(70):
+        own, theirs = (pre[row, s.indices[s.pointers[row] : s.pointers[row + 1]]] for s in (mine, dense))
+        assert torch.equal(own.sort().values, theirs.sort().values)
 
 
 @pytest.mark.parametrize("name", list(IMPLEMENTATIONS))
@@ -173,7 +253,7 @@ def test_rough_search_loses_no_latent_above_its_threshold(seed: int, width: int,
     weight = torch.randn(96, width, generator=generator)
     bias = torch.randn(96, generator=generator) * size
     threshold = torch.full((96,), offset * size * width**0.5)
-    left, right = sparse_kernels._with_room_for_rounding(x, weight, bias - threshold, torch.bfloat16)
+    left, right = with_room_for_rounding(x, weight, bias - threshold, torch.bfloat16)
     truly = x.double() @ weight.double().T + bias.double() - threshold.double() > 0
     roughly = left @ right.T > 0
     assert not (truly & ~roughly).any()

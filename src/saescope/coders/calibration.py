@@ -58,9 +58,9 @@ def _strongest(
 ) -> Float[Tensor, "found"]:
     """The largest margins of a batch, those that count."""
     centred = coder.centred(x)
-    support = active().select_batch_topk(
+    support = active(coder.device).select_batch_topk(
         centred, coder.W_enc_rows, offset + _LIFT, min(count, x.shape[0] * coder.d_sae)
     )
-    products = active().sampled_product(support, centred, coder.W_enc_rows.detach())
+    products = active(coder.device).sampled_product(support, centred, coder.W_enc_rows.detach())
     margins = products + offset[support.indices]
     return margins if counts is None else margins[counts(support, products)]

@@ -12,7 +12,7 @@ from saescope.coders.architecture import Architecture
 from saescope.coders.codes import Codes
 from saescope.coders.metadata import CoderMetadata, Slice
 from saescope.errors import CoderError
-from saescope.kernels import Support, decode_from, preactivations_on
+from saescope.kernels import Support, active, decode_from, preactivations_on
 
 
 class SparseCoder(nn.Module):
@@ -117,9 +117,19 @@ class SparseCoder(nn.Module):
         value: Tensor = getattr(self, name)
         return value
 
-    def preactivations_on(self, support: Support, x: Float[Tensor, "tokens d_in"]) -> Float[Tensor, "nnz"]:
-        """Pre-activations of given latents at given tokens, differentiable in x and the weights."""
-        return preactivations_on(support, x, self.W_enc_rows, self.b_enc, self.input_shift)
+    def preactivations_on(
+        self, support: Support, x: Float[Tensor, "tokens d_in"], known: Float[Tensor, "nnz"] | None = None
+    ) -> Float[Tensor, "nnz"]:
+        """Pre-activations of given latents at given tokens, differentiable in x and the weights; `known` if they are."""
+        return preactivations_on(support, x, self.W_enc_rows, self.b_enc, self.input_shift, known)
+
+    @torch.no_grad()
+    def above(
+        self, x: Float[Tensor, "tokens d_in"], threshold: Float[Tensor, "d_sae"]
+    ) -> tuple[Support, Float[Tensor, "nnz"]]:
+        """The latents whose pre-activation is above `threshold` and above zero, and their pre-activations."""
+        kernels = active(self.device)
+        return kernels.select_threshold(self.centred(x), self.W_enc_rows, self.b_enc, threshold.to(x.dtype))
 
     def values_on(self, support: Support, x: Float[Tensor, "tokens d_in"]) -> Float[Tensor, "nnz"]:
         """Rectified pre-activations of given latents at given tokens, differentiable in x and the weights."""

@@ -58,11 +58,8 @@ class Codes:
 
     def without_zeros(self) -> Codes:
         """The entries whose value is not zero."""
-        if bool((self.values != 0).all()):
-            return self
-        kept = (self.values != 0).nonzero().squeeze(1)
-        support = Support.from_rows(self.rows()[kept], self.indices[kept], self.n_tokens, self.d_sae)
-        return Codes(support, self.values[kept])
+        kept = self.values != 0
+        return Codes(self.support.where(kept), self.values[kept])
 
     @staticmethod
     def from_dense(dense: Float[Tensor, "tokens d_sae"]) -> Codes:

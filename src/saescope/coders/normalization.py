@@ -26,6 +26,10 @@ class Normalization:
     def apply(self, x: Float[Tensor, "tokens d"]) -> Float[Tensor, "tokens d"]:
         return (x - self.mean) * self.scale
 
+    def apply_(self, x: Float[Tensor, "tokens d"]) -> Float[Tensor, "tokens d"]:
+        """`apply` in place."""
+        return x.sub_(self.mean).mul_(self.scale)
+
     def undo(self, x: Float[Tensor, "tokens d"]) -> Float[Tensor, "tokens d"]:
         return x / self.scale + self.mean
 

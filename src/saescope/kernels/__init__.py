@@ -2,12 +2,13 @@
 
 from saescope.kernels.autograd import decode_from, per_latent, preactivations_on
 from saescope.kernels.dispatch import IMPLEMENTATIONS, VARIABLE, active, using
-from saescope.kernels.operations import Kernels
+from saescope.kernels.operations import AdamStep, Kernels
 from saescope.kernels.support import Support
 
 __all__ = [
     "IMPLEMENTATIONS",
     "VARIABLE",
+    "AdamStep",
     "Kernels",
     "Support",
     "active",

@@ -18,19 +18,29 @@ from saescope.kernels.support import Support
 
 class _Preactivations(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, shift: Tensor | None, weight: Tensor, bias: Tensor, support: Support) -> Tensor:
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        shift: Tensor | None,
+        weight: Tensor,
+        bias: Tensor,
+        support: Support,
+        known: Tensor | None,
+    ) -> Tensor:
         centred = x if shift is None else x - shift
         ctx.save_for_backward(centred, weight)
         ctx.support, ctx.shifted = support, shift is not None
-        return dispatch.active().sampled_product(support, centred, weight) + bias[support.indices]
+        if known is not None:
+            return known.clone()
+        return dispatch.active(weight.device).sampled_product(support, centred, weight) + bias[support.indices]
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         (grad,) = grads
-        kernels = dispatch.active()
+        kernels = dispatch.active(grad.device)
         centred, weight = ctx.saved_tensors
         support: Support = ctx.support
-        needs_x, needs_shift, needs_weight, needs_bias, _ = ctx.needs_input_grad
+        needs_x, needs_shift, needs_weight, needs_bias, *_ = ctx.needs_input_grad
         d_x = kernels.decode(support, grad, weight) if needs_x else None
         d_weight = kernels.weight_gradient(support, grad, centred) if needs_weight else None
         d_bias = kernels.latent_sum(support, grad) if needs_bias or (needs_shift and ctx.shifted) else None
@@ -39,7 +49,7 @@ class _Preactivations(torch.autograd.Function):
             # Summed over the batch first: a vector times the encoder, not another product over all tokens.
             assert d_bias is not None
             d_shift = -(d_bias @ weight)
-        return d_x, d_shift, d_weight, d_bias if needs_bias else None, None
+        return d_x, d_shift, d_weight, d_bias if needs_bias else None, None, None
 
 
 class _PerLatent(torch.autograd.Function):
@@ -50,7 +60,7 @@ class _PerLatent(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        return dispatch.active().latent_sum(ctx.support, grads[0]), None
+        return dispatch.active(grads[0].device).latent_sum(ctx.support, grads[0]), None
 
 
 class _Decode(torch.autograd.Function):
@@ -58,12 +68,12 @@ class _Decode(torch.autograd.Function):
     def forward(ctx: Any, values: Tensor, weight: Tensor, support: Support) -> Tensor:
         ctx.save_for_backward(values, weight)
         ctx.support = support
-        return dispatch.active().decode(support, values, weight)
+        return dispatch.active(weight.device).decode(support, values, weight)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         grad = grads[0].contiguous()
-        kernels = dispatch.active()
+        kernels = dispatch.active(grad.device)
         values, weight = ctx.saved_tensors
         needs_values, needs_weight, _ = ctx.needs_input_grad
         d_values = kernels.sampled_product(ctx.support, grad, weight) if needs_values else None
@@ -77,9 +87,11 @@ def preactivations_on(
     weight: Float[Tensor, "latents d_in"],
     bias: Float[Tensor, "latents"],
     shift: Float[Tensor, "d_in"] | None = None,
+    known: Float[Tensor, "nnz"] | None = None,
 ) -> Float[Tensor, "nnz"]:
-    """(x - shift) · weightᵀ + bias at the support. Differentiable in x, shift, weight and bias."""
-    values: Tensor = _Preactivations.apply(x, shift, weight, bias, support)  # type: ignore[no-untyped-call]
+    """(x - shift) · weightᵀ + bias at the support. Differentiable in x, shift, weight and bias. `known`: these values, where
+    selection has computed them already."""
+    values: Tensor = _Preactivations.apply(x, shift, weight, bias, support, known)  # type: ignore[no-untyped-call]
     return values
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Protocol
 
 import torch
@@ -9,6 +10,18 @@ from jaxtyping import Float
 from torch import Tensor
 
 from saescope.kernels.support import Support
+
+
+@dataclass(frozen=True)
+class AdamStep:
+    """One step of Adam: learning rate, decay rates of the moments, 1 - beta1^t and 1 - beta2^t, epsilon."""
+
+    rate: float
+    beta1: float
+    beta2: float
+    correction1: float
+    correction2: float
+    eps: float
 
 
 class Kernels(Protocol):
@@ -63,7 +76,23 @@ class Kernels(Protocol):
         weight: Float[Tensor, "latents d"],
         bias: Float[Tensor, "latents"],
         threshold: Float[Tensor, "latents"],
-        *,
-        dtype: torch.dtype | None = None,
-    ) -> Support:
-        """Every pre-activation above its latent's threshold and above zero."""
+    ) -> tuple[Support, Float[Tensor, "nnz"]]:
+        """Every pre-activation above its latent's threshold and above zero, and its value."""
+
+    def tangent(
+        self, weight: Float[Tensor, "rows d"], grad: Float[Tensor, "rows d"], unit_rows: bool
+    ) -> tuple[Float[Tensor, "rows"] | None, Float[Tensor, ""]]:
+        """Each row's gradient · weight where rows are unit vectors (else None), and the squared norm of what is across."""
+
+    def adam(
+        self,
+        weight: Float[Tensor, "rows d"],
+        grad: Float[Tensor, "rows d"],
+        mean: Float[Tensor, "rows d"],
+        square: Float[Tensor, "rows d"],
+        along: Float[Tensor, "rows"] | None,
+        scale: Float[Tensor, ""],
+        step: AdamStep,
+    ) -> None:
+        """One Adam step in place on `scale` times the gradient; with `along`, on its part across each unit row, and
+        rows are made unit vectors again. `grad` may be used up."""

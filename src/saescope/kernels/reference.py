@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from saescope.kernels.operations import AdamStep
 from saescope.kernels.support import Support
 
 name = "reference"
@@ -96,8 +97,41 @@ def select_threshold(
     weight: Float[Tensor, "latents d"],
     bias: Float[Tensor, "latents"],
     threshold: Float[Tensor, "latents"],
-    *,
-    dtype: torch.dtype | None = None,
-) -> Support:
-    """Every pre-activation above its latent's threshold and above zero."""
-    return _from_mask(_pre(x, weight, bias) > threshold.clamp(min=0))
+) -> tuple[Support, Float[Tensor, "nnz"]]:
+    """Every pre-activation above its latent's threshold and above zero, and its value."""
+    pre = _pre(x, weight, bias)
+    support = _from_mask(pre > threshold.clamp(min=0))
+    return support, pre[support.rows, support.indices]
+
+
+def tangent(
+    weight: Float[Tensor, "rows d"], grad: Float[Tensor, "rows d"], unit_rows: bool
+) -> tuple[Float[Tensor, "rows"] | None, Float[Tensor, ""]]:
+    """along = Σ_i grad_i · weight_i for each unit row (None where rows are not), and ‖grad - along · weight‖²."""
+    if not unit_rows:
+        return None, grad.pow(2).sum()
+    along = (grad * weight).sum(1)
+    return along, (grad - along[:, None] * weight).pow(2).sum()
+
+
+def adam(
+    weight: Float[Tensor, "rows d"],
+    grad: Float[Tensor, "rows d"],
+    mean: Float[Tensor, "rows d"],
+    square: Float[Tensor, "rows d"],
+    along: Float[Tensor, "rows"] | None,
+    scale: Float[Tensor, ""],
+    step: AdamStep,
+) -> None:
+    """Adam (Kingma & Ba, 2015) in place, on the sphere where `along` is given:
+
+    g = scale · (grad - along · weight);  m = β₁m + (1-β₁)g;  v = β₂v + (1-β₂)g²
+    weight -= rate · (m / correction1) / (√(v / correction2) + eps);  weight /= ‖weight row‖
+    """
+    across = grad if along is None else grad - along[:, None] * weight
+    g = scale * across
+    mean.copy_(step.beta1 * mean + (1 - step.beta1) * g)
+    square.copy_(step.beta2 * square + (1 - step.beta2) * g**2)
+    weight.sub_(step.rate * (mean / step.correction1) / ((square / step.correction2).sqrt() + step.eps))
+    if along is not None:
+        weight.div_(weight.norm(dim=1, keepdim=True).clamp(min=1e-8))

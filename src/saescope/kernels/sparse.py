@@ -12,12 +12,16 @@ pre-activations lie within bfloat16 rounding of the boundary; values are always 
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from saescope.kernels.chunks import token_chunks
+from saescope.kernels.operations import AdamStep
+from saescope.kernels.rounding import with_room_for_rounding
 from saescope.kernels.support import Support
 from saescope.lm import has_native_bf16
 
@@ -26,8 +30,6 @@ name = "sparse"
 # torch says so once per process; what is used of it is tested against the dense reference.
 warnings.filterwarnings("ignore", message="Sparse CSR tensor support is in beta")
 
-# Selection never holds more than this many pre-activations at once.
-PREACTIVATION_BYTES = 256 * 2**20
 # Elements gathered at once where sampled_product has no sparse operator to call.
 _GATHER_ELEMENTS = 2**22
 # How many tokens estimate the batch's threshold, and how many more candidates than needed it should let through.
@@ -100,11 +102,6 @@ def _bag_sum(
     return F.embedding_bag(members, table, offsets, mode="sum", per_sample_weights=weights, include_last_offset=True)
 
 
-def _chunks(n_tokens: int, n_latents: int, dtype: torch.dtype) -> range:
-    per_token = max(1, n_latents * dtype.itemsize)
-    return range(0, n_tokens, max(1, PREACTIVATION_BYTES // per_token))
-
-
 def _above(pre: Float[Tensor, "tokens latents"], floor: float) -> Int[Tensor, "found"]:
     """Flat positions of the entries above `floor` (which is at least zero)."""
     flat = pre.reshape(-1)
@@ -153,9 +150,9 @@ def select_batch_topk(
     dtype = dtype or x.dtype
     x, weight, bias = x.to(dtype), weight.to(dtype), bias.to(dtype)
     if n_tokens == 0 or count == 0:
-        return _empty(n_tokens, n_latents, x.device)
+        return empty(n_tokens, n_latents, x.device)
     floor = _probe_floor(x, weight, bias, count)
-    chunks = _chunks(n_tokens, n_latents, dtype)
+    chunks = token_chunks(n_tokens, n_latents, dtype, x.device)
     while True:
         positions, values = [], []
         for start in chunks:
@@ -186,9 +183,9 @@ def select_topk(
     dtype = dtype or x.dtype
     x, weight, bias = x.to(dtype), weight.to(dtype), bias.to(dtype)
     if n_tokens == 0 or k == 0:
-        return _empty(n_tokens, n_latents, x.device)
+        return empty(n_tokens, n_latents, x.device)
     positions = []
-    chunks = _chunks(n_tokens, n_latents, dtype)
+    chunks = token_chunks(n_tokens, n_latents, dtype, x.device)
     for start in chunks:
         pre = F.linear(x[start : start + chunks.step], weight, bias)
         values, indices = pre.topk(min(k, n_latents), dim=1, sorted=False)
@@ -203,58 +200,74 @@ def select_threshold(
     weight: Float[Tensor, "latents d"],
     bias: Float[Tensor, "latents"],
     threshold: Float[Tensor, "latents"],
-    *,
-    dtype: torch.dtype | None = None,
-) -> Support:
+) -> tuple[Support, Float[Tensor, "nnz"]]:
     """See `reference.select_threshold`.
 
     A dense product finds every entry that could be above its threshold, with room for rounding; the few found are then
     computed one by one and settled. Where bfloat16 is native the dense product runs in it, and float32 codes stay exact.
     """
     n_tokens, n_latents = x.shape[0], weight.shape[0]
-    dtype = dtype or x.dtype
-    x, weight = x.to(dtype), weight.to(dtype)
     if n_tokens == 0:
-        return _empty(n_tokens, n_latents, x.device)
+        return empty(n_tokens, n_latents, x.device), x.new_zeros(0)
     threshold = threshold.clamp(min=0)
-    rough = torch.bfloat16 if dtype == torch.float32 and has_native_bf16(x.device) else dtype
-    left, right = _with_room_for_rounding(x, weight, bias.to(dtype) - threshold.to(dtype), rough)
+    left, right = with_room_for_rounding(x, weight, bias - threshold, rough_dtype(x))
     positions = []
-    chunks = _chunks(n_tokens, n_latents, rough)
+    chunks = token_chunks(n_tokens, n_latents, left.dtype, x.device)
     for start in chunks:
-        piece = x[start : start + chunks.step]
         found = _above(left[start : start + chunks.step] @ right.T, 0.0)
-        near = _from_flat(found, piece.shape[0], n_latents)
-        pre = sampled_product(near, piece, weight) + bias[near.indices].to(dtype)
-        positions.append(found[pre > threshold[near.indices]] + start * n_latents)
-    return _from_flat(torch.cat(positions), n_tokens, n_latents)
+        positions.append(found + start * n_latents)
+    return settled(_from_flat(torch.cat(positions), n_tokens, n_latents), x, weight, bias, threshold, sampled_product)
 
 
-def _with_room_for_rounding(
+def rough_dtype(x: Float[Tensor, "tokens d"]) -> torch.dtype:
+    """In which precision entries near their threshold are looked for."""
+    return torch.bfloat16 if x.dtype == torch.float32 and has_native_bf16(x.device) else x.dtype
+
+
+def settled(
+    near: Support,
     x: Float[Tensor, "tokens d"],
     weight: Float[Tensor, "latents d"],
-    offset: Float[Tensor, "latents"],
-    rough: torch.dtype,
-) -> tuple[Float[Tensor, "tokens d_more"], Float[Tensor, "latents d_more"]]:
-    """Factors in `rough` precision whose product exceeds zero wherever x · weight + offset does in exact arithmetic.
+    bias: Float[Tensor, "latents"],
+    threshold: Float[Tensor, "latents"],
+    product: Callable[[Support, Tensor, Tensor], Tensor],
+) -> tuple[Support, Float[Tensor, "nnz"]]:
+    """Those of the `near` entries whose exact pre-activation is above the threshold, and these."""
+    exact = product(near, x, weight) + bias[near.indices]
+    kept = exact > threshold[near.indices]
+    return near.where(kept), exact[kept]
 
-    With unit roundoff u, rounding both factors errs by at most (2u + u²)·Σ|x_i w_i| <= 2.1u·‖x‖·‖w‖, and summing d products
-    in precision v by d·v·‖x‖·‖w‖; one more column in each factor adds that back. The offset goes in as two columns, its
-    rounded value and the rest, so that it errs by u² only.
-    """
-    unit = torch.finfo(rough).eps / 2
-    coarse = offset.to(rough)
-    rest = (offset - coarse.to(offset.dtype)).to(rough)
-    summed_in = torch.finfo(torch.float64 if rough == torch.float64 else torch.float32).eps
-    room = 1.01 * (2.2 * unit + x.shape[1] * summed_in) * x.norm(dim=1)
-    slack = 4 * unit**2 * offset.abs() + 1e-6 * offset.abs() + torch.finfo(torch.float32).tiny
-    ones = torch.ones(x.shape[0], 3, dtype=rough, device=x.device)
-    left = torch.cat([x.to(rough), ones, room.to(rough)[:, None]], 1)
-    more = [coarse, rest, slack.to(rough), (1.01 * weight.norm(dim=1)).to(rough)]
-    right = torch.cat([weight.to(rough), torch.stack(more, 1)], 1)
-    # Widths that are multiples of 32 keep the fast matrix kernels.
-    padding = -left.shape[1] % 32
-    return F.pad(left, (0, padding)), F.pad(right, (0, padding))
+
+def tangent(
+    weight: Float[Tensor, "rows d"], grad: Float[Tensor, "rows d"], unit_rows: bool
+) -> tuple[Float[Tensor, "rows"] | None, Float[Tensor, ""]]:
+    """See `reference.tangent`."""
+    square = torch.linalg.vector_norm(grad).square()
+    if not unit_rows:
+        return None, square
+    along = torch.linalg.vecdot(grad, weight)
+    return along, (square - torch.linalg.vector_norm(along).square()).clamp(min=0)
+
+
+def adam(
+    weight: Float[Tensor, "rows d"],
+    grad: Float[Tensor, "rows d"],
+    mean: Float[Tensor, "rows d"],
+    square: Float[Tensor, "rows d"],
+    along: Float[Tensor, "rows"] | None,
+    scale: Float[Tensor, ""],
+    step: AdamStep,
+) -> None:
+    """See `reference.adam`. Overwrites `grad`."""
+    if along is not None:
+        grad.addcmul_(along[:, None], weight, value=-1)
+    grad.mul_(scale)
+    mean.lerp_(grad, 1 - step.beta1)
+    square.mul_(step.beta2).addcmul_(grad, grad, value=1 - step.beta2)
+    torch.sqrt(square, out=grad).div_(step.correction2**0.5).add_(step.eps)
+    weight.addcdiv_(mean, grad, value=-step.rate / step.correction1)
+    if along is not None:
+        weight.div_(torch.linalg.vector_norm(weight, dim=1, keepdim=True).clamp_(min=1e-8))
 
 
 def _from_flat(position: Int[Tensor, "nnz"], n_tokens: int, n_latents: int) -> Support:
@@ -262,6 +275,6 @@ def _from_flat(position: Int[Tensor, "nnz"], n_tokens: int, n_latents: int) -> S
     return Support.from_rows(rows, position - rows * n_latents, n_tokens, n_latents)
 
 
-def _empty(n_tokens: int, n_latents: int, device: torch.device) -> Support:
+def empty(n_tokens: int, n_latents: int, device: torch.device) -> Support:
     nothing = torch.zeros(0, dtype=torch.int64, device=device)
     return Support(torch.zeros(n_tokens + 1, dtype=torch.int64, device=device), nothing, n_latents)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import torch
-from jaxtyping import Int
+from jaxtyping import Bool, Int
 from torch import Tensor
 
 
@@ -53,6 +53,14 @@ class Support:
         other = Support(pointers, self.indices, self.n_latents)
         other.__dict__["by_latent"] = self.by_latent
         return other
+
+    def where(self, kept: Bool[Tensor, "nnz"]) -> Support:
+        """The entries for which `kept` holds."""
+        if bool(kept.all()):
+            return self
+        before = torch.zeros(self.nnz + 1, dtype=torch.int64, device=kept.device)
+        torch.cumsum(kept, 0, out=before[1:])
+        return Support(before[self.pointers], self.indices[kept], self.n_latents)
 
     @staticmethod
     def from_rows(rows: Int[Tensor, "nnz"], indices: Int[Tensor, "nnz"], n_rows: int, n_latents: int) -> Support:

@@ -29,7 +29,7 @@ def conditions(device: torch.device) -> dict[str, Any]:
         "saescope": saescope.__version__,
         "torch": torch.__version__,
         "threads": torch.get_num_threads(),
-        "kernels": active().name,
+        "kernels": active(device).name,
         "device": f"{device.type} {place}",
     }
 

@@ -7,6 +7,7 @@ from jaxtyping import Bool, Int
 from torch import Tensor
 
 from saescope.coders import Codes
+from saescope.kernels import active
 
 
 class FiringRecord:
@@ -18,8 +19,8 @@ class FiringRecord:
     @torch.no_grad()
     def update(self, codes: Codes) -> None:
         """Account for one batch. A chosen latent whose value is zero has not fired."""
-        self.silent += codes.n_tokens
-        self.silent[codes.indices[codes.values > 0]] = 0
+        fired = active(codes.values.device).latent_sum(codes.support, (codes.values > 0).float())
+        self.silent.add_(codes.n_tokens).masked_fill_(fired > 0, 0)
 
     def dead(self, horizon: int) -> Bool[Tensor, "d_sae"]:
         """Latents silent for at least `horizon` tokens."""

@@ -56,10 +56,10 @@ class Member:
 
     def inputs(self, batch: Float[Tensor, "tokens d_total"]) -> tuple[Tensor, Tensor]:
         """This coder's normalised input and target, float32."""
-        x = self.read_norm.apply(_take(batch, self._read_columns).float())
+        x = self.read_norm.apply_(_take(batch, self._read_columns).to(torch.float32, copy=True))
         if self.coder.reads == self.coder.writes:
             return x, x
-        return x, self.write_norm.apply(_take(batch, self._write_columns).float())
+        return x, self.write_norm.apply_(_take(batch, self._write_columns).to(torch.float32, copy=True))
 
     def step(self, batch: Float[Tensor, "tokens d_total"], step: int) -> tuple[Loss, Float[Tensor, ""]]:
         """One optimiser step. Returns the loss and the gradient norm before clipping."""

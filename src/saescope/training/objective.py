@@ -22,13 +22,20 @@ from saescope.training.nested_error import nested_squared_error
 
 @dataclass(frozen=True)
 class Loss:
-    """One batch's loss, differentiable, and its parts as detached scalars."""
+    """One batch's loss, differentiable, and its parts as detached scalars. squared_error: of the coder's output, summed."""
 
     total: Float[Tensor, ""]
     reconstruction: Float[Tensor, ""]
-    fvu: Float[Tensor, ""]
+    squared_error: Float[Tensor, ""]
     aux: Float[Tensor, ""] | None
     done: TrainingPass
+    target: Float[Tensor, "tokens d_out"]
+
+    @property
+    def fvu(self) -> Float[Tensor, ""]:
+        """Squared error over the batch's spread around its own mean. Computed when asked for."""
+        spread = (self.target - self.target.mean(0)).pow(2).sum()
+        return self.squared_error / spread.clamp(min=1e-30)
 
 
 @dataclass(frozen=True)
@@ -51,16 +58,17 @@ def objective(
 ) -> Loss:
     """Loss of a batch of normalised activations; `y` is what is to be reconstructed (`x` itself for an SAE)."""
     done = coder.architecture.training_pass(coder, x, y, selection)
-    reconstruction, final = nested_squared_error(done.parts, done.offset, y)
+    wants_aux = aux is not None and aux.coefficient > 0
+    rows = aux.tokens if aux is not None and wants_aux else 0
+    reconstruction, squared_error, error = nested_squared_error(done.parts, done.offset, y, rows)
     total = reconstruction if done.penalty is None else reconstruction + done.penalty
     aux_loss = None
-    if aux is not None and aux.coefficient > 0:
-        aux_loss = aux_loss_of(coder, x[: aux.tokens], final[: aux.tokens], aux, selection)
+    if aux is not None and wants_aux:
+        aux_loss = aux_loss_of(coder, x[:rows], error, aux, selection)
         if aux_loss is not None:
             total = total + aux.coefficient * aux_loss
-    with torch.no_grad():
-        fvu = final.pow(2).sum() / (y - y.mean(0)).pow(2).sum().clamp(min=1e-30)
-    return Loss(total, reconstruction.detach(), fvu, None if aux_loss is None else aux_loss.detach(), done)
+    settled = None if aux_loss is None else aux_loss.detach()
+    return Loss(total, reconstruction.detach(), squared_error, settled, done, y)
 
 
 def aux_loss_of(
@@ -75,7 +83,7 @@ def aux_loss_of(
     if dead.numel() == 0 or error.shape[0] == 0:
         return None
     with torch.no_grad():
-        local = active().select_topk(
+        local = active(coder.device).select_topk(
             coder.centred(x), coder.W_enc_rows[dead], coder.b_enc[dead], min(aux.k, dead.numel()), dtype=selection
         )
         support = Support(local.pointers, dead[local.indices], coder.d_sae)

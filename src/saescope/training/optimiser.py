@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
-from jaxtyping import Int
-from torch import Tensor, nn
+from jaxtyping import Float, Int
+from torch import Tensor
 
 from saescope.coders import SparseCoder
+from saescope.kernels import AdamStep, active, recycling
 
 
 def schedule(step: int, n_steps: int, warmup: float, decay: float) -> float:
@@ -22,69 +21,67 @@ def schedule(step: int, n_steps: int, warmup: float, decay: float) -> float:
 
 
 class CoderOptimiser:
-    """Adam on a coder whose decoder rows stay unit vectors.
+    """Adam on a coder whose decoder rows stay unit vectors, its gradient clipped to norm `clip`.
 
     The part of a row's gradient along the row would only change its length, which renormalising undoes, but it would
     still enter Adam's moments; it is projected out first.
     """
 
     def __init__(self, coder: SparseCoder, lr: float, *, betas: tuple[float, float], eps: float, clip: float) -> None:
-        self.coder, self.lr, self.clip = coder, lr, clip
-        fused = coder.device.type in ("cpu", "cuda")
-        self.adam = torch.optim.Adam(_groups(coder), lr=lr, betas=betas, eps=eps, fused=fused)
+        self.coder, self.lr, self.betas, self.eps, self.clip = coder, lr, betas, eps, clip
+        self.share = 0.0
+        self.steps = 0
+        self.moments = {
+            name: (torch.zeros_like(parameter), torch.zeros_like(parameter))
+            for name, parameter in coder.named_parameters()
+        }
 
+    @torch.no_grad()
     def step(self, share: float) -> Tensor:
         """Apply the gradients at `share` of the peak learning rate, clear them, and return their norm before clipping."""
-        decoder = self.coder.W_dec
-        if decoder.grad is not None:
-            along = (decoder.grad * decoder.detach()).sum(1, keepdim=True)
-            decoder.grad.addcmul_(along, decoder.detach(), value=-1)
-        norm = torch.nn.utils.clip_grad_norm_(self.coder.parameters(), self.clip)
-        for group in self.adam.param_groups:
-            group["lr"] = self.lr * share * group["times"]
-        self.adam.step()
-        self.adam.zero_grad(set_to_none=True)
-        normalise_rows(decoder)
+        kernels = active(self.coder.device)
+        self.share, self.steps = share, self.steps + 1
+        graded = [(name, p, p.grad) for name, p in self.coder.named_parameters() if p.grad is not None]
+        parts = [kernels.tangent(_rows(p), _rows(grad), p is self.coder.W_dec) for _, p, grad in graded]
+        norm = torch.stack([square for _, square in parts]).sum().sqrt()
+        scale = (self.clip / (norm + 1e-6)).clamp(max=1.0)
+        fast = self.coder.architecture.fast
+        beta1, beta2 = self.betas
+        for (name, p, grad), (along, _) in zip(graded, parts, strict=True):
+            rate = self.lr * share * fast.get(name, 1.0)
+            adam = AdamStep(rate, beta1, beta2, 1 - beta1**self.steps, 1 - beta2**self.steps, self.eps)
+            mean, square = self.moments[name]
+            kernels.adam(_rows(p), _rows(grad), _rows(mean), _rows(square), along, scale, adam)
+            p.grad = None
+            recycling.give(grad)
         return norm
+
+    @property
+    def rate(self) -> float:
+        """The learning rate of the last step."""
+        return self.lr * self.share
 
     @torch.no_grad()
     def forget(self, latents: Int[Tensor, "n"]) -> None:
         """Clear the moments of some latents' weights."""
-        for name, parameter in self.coder.named_parameters():
-            if parameter.shape[0] == self.coder.d_sae and name not in ("b_dec", "W_skip"):
-                for moment in self.adam.state.get(parameter, {}).values():
-                    if moment.ndim:
-                        moment[latents] = 0
+        for name, moments in self.moments.items():
+            if moments[0].shape[0] == self.coder.d_sae and name not in ("b_dec", "W_skip"):
+                for moment in moments:
+                    moment[latents] = 0
 
     def state(self) -> dict[str, Tensor]:
-        """Adam's moments and step counts by parameter name."""
-        tensors = {}
-        for name, parameter in self.coder.named_parameters():
-            for key, value in self.adam.state.get(parameter, {}).items():
-                tensors[f"{name}.{key}"] = value
+        """Adam's moments by parameter name, and the number of steps taken."""
+        tensors = {"steps": torch.tensor(self.steps)}
+        for name, (mean, square) in self.moments.items():
+            tensors |= {f"{name}.mean": mean, f"{name}.square": square}
         return tensors
 
     def load_state(self, tensors: dict[str, Tensor]) -> None:
-        for name, parameter in self.coder.named_parameters():
-            found = {
-                key.removeprefix(f"{name}."): value.to(parameter.device if value.ndim else "cpu").clone()
-                for key, value in tensors.items()
-                if key.startswith(f"{name}.")
-            }
-            if found:
-                self.adam.state[parameter] = found
+        self.steps = int(tensors["steps"])
+        for name, (mean, square) in self.moments.items():
+            mean.copy_(tensors[f"{name}.mean"])
+            square.copy_(tensors[f"{name}.square"])
 
 
-def _groups(coder: SparseCoder) -> list[dict[str, Any]]:
-    """Parameters by how many times the peak learning rate they take."""
-    fast = coder.architecture.fast
-    groups: dict[float, list[nn.Parameter]] = {}
-    for name, parameter in coder.named_parameters():
-        groups.setdefault(fast.get(name, 1.0), []).append(parameter)
-    return [{"params": parameters, "times": times} for times, parameters in groups.items()]
-
-
-@torch.no_grad()
-def normalise_rows(weight: Tensor) -> None:
-    """Scale every row to length one, in place."""
-    weight.div_(weight.norm(dim=1, keepdim=True).clamp_(min=1e-8))
+def _rows(tensor: Tensor) -> Float[Tensor, "rows d"]:
+    return tensor.detach() if tensor.ndim == 2 else tensor.detach().view(1, -1)

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from saescope.activations import ActivationSource
 from saescope.errors import TrainingError
+from saescope.kernels import recycling
 from saescope.training.checkpoint import Checkpoints, conditions, refuse_other_conditions
 from saescope.training.config import TrainConfig
 from saescope.training.journal import Logger
@@ -116,6 +117,7 @@ class Trainer:
                     raise KeyboardInterrupt
                 if last:
                     break
+        recycling.clear()
 
     def _measure(self, member: Member, losses: dict[str, tuple[Loss, Tensor]]) -> dict[str, float]:
         # Reading a loss waits for the device, so it is done at log intervals only; a loss that went non-finite in
@@ -130,7 +132,7 @@ class Trainer:
             "l0": float((codes.values > 0).sum()) / codes.n_tokens,
             "dead": float(member.firing.dead(member.dead_horizon).float().mean()),
             "gradient_norm": float(norm),
-            "learning_rate": float(member.optimiser.adam.param_groups[0]["lr"]),
+            "learning_rate": member.optimiser.rate,
             "seconds": self.seconds,
         }
         if loss.aux is not None:

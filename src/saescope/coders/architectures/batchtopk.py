@@ -56,7 +56,7 @@ class BatchTopK(Architecture):
     def choose(self, coder: SparseCoder, x: Float[Tensor, "tokens d_in"], selection: torch.dtype) -> Codes:
         """The batch's k·T strongest latents, values carrying gradient."""
         with torch.no_grad():
-            support = active().select_batch_topk(
+            support = active(coder.device).select_batch_topk(
                 coder.centred(x), coder.W_enc_rows, coder.b_enc, self.options.k * x.shape[0], dtype=selection
             )
         return Codes(support, coder.values_on(support, x))

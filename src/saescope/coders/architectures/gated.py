@@ -21,7 +21,7 @@ from saescope.coders.architectures.standard import shift_bias
 from saescope.coders.coder import SparseCoder
 from saescope.coders.codes import Codes
 from saescope.coders.l0_control import SteeredArchitecture, SteeredOptions
-from saescope.kernels import Support, active, decode_from, per_latent
+from saescope.kernels import Support, decode_from, per_latent
 
 
 @register
@@ -41,11 +41,8 @@ class Gated(SteeredArchitecture):
 
     def gate(self, coder: SparseCoder, x: Float[Tensor, "tokens d_in"]) -> tuple[Codes, Codes]:
         """The codes, and on the same support the gates π."""
-        with torch.no_grad():
-            support = active().select_threshold(
-                coder.centred(x), coder.W_enc_rows, coder.b_enc, torch.zeros_like(coder.b_enc)
-            )
-        gates = coder.preactivations_on(support, x)
+        support, known = coder.above(x, torch.zeros_like(coder.b_enc))
+        gates = coder.preactivations_on(support, x, known)
         gain = per_latent(support, coder.extra("r_mag").exp())
         magnitudes = (gates - per_latent(support, coder.b_enc)) * gain + per_latent(support, coder.extra("b_mag"))
         return Codes(support, magnitudes.relu()), Codes(support, gates)

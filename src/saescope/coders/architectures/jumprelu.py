@@ -31,7 +31,7 @@ from saescope.coders.calibration import margin_for_l0
 from saescope.coders.coder import SparseCoder
 from saescope.coders.codes import Codes
 from saescope.coders.l0_control import SteeredArchitecture, SteeredOptions
-from saescope.kernels import active, per_latent
+from saescope.kernels import per_latent
 
 _QUADRATIC = 10.0
 # All thresholds follow L0's excess by this power each step.
@@ -49,9 +49,8 @@ class JumpReLUOptions(SteeredOptions):
 
 def encode_above(coder: SparseCoder, x: Float[Tensor, "tokens d_in"], threshold: Float[Tensor, "d_sae"]) -> Codes:
     """Codes of every latent whose pre-activation is above `threshold` and above zero."""
-    with torch.no_grad():
-        support = active().select_threshold(coder.centred(x), coder.W_enc_rows, coder.b_enc, threshold.to(x.dtype))
-    return Codes(support, coder.values_on(support, x))
+    support, known = coder.above(x, threshold)
+    return Codes(support, coder.preactivations_on(support, x, known).relu())
 
 
 @register
@@ -88,11 +87,8 @@ class JumpReLU(SteeredArchitecture):
         selection: torch.dtype,
     ) -> TrainingPass:
         threshold, width = coder.extra("threshold"), self.options.bandwidth
-        with torch.no_grad():
-            support = active().select_threshold(
-                coder.centred(x), coder.W_enc_rows, coder.b_enc, threshold.detach() - width / 2
-            )
-        pre, theta = coder.preactivations_on(support, x), per_latent(support, threshold)
+        support, known = coder.above(x, threshold.detach() - width / 2)
+        pre, theta = coder.preactivations_on(support, x, known), per_latent(support, threshold)
         values: Tensor = _Jump.apply(pre, theta, width)  # type: ignore[no-untyped-call]
         codes = Codes(support, values)
         return TrainingPass.single(codes, coder, x, self.penalty(coder, codes, pre, theta))

@@ -37,7 +37,9 @@ class TopK(Architecture):
     ) -> Codes:
         """Each token's k strongest latents, values carrying gradient."""
         with torch.no_grad():
-            support = active().select_topk(coder.centred(x), coder.W_enc_rows, coder.b_enc, k, dtype=selection)
+            support = active(coder.device).select_topk(
+                coder.centred(x), coder.W_enc_rows, coder.b_enc, k, dtype=selection
+            )
         return Codes(support, coder.values_on(support, x))
 
     def encode(self, coder: SparseCoder, x: Float[Tensor, "tokens d_in"]) -> Codes:
