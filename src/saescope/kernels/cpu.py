@@ -55,7 +55,7 @@ _PROBE_SURPLUS = 1.3
 # Latents and tokens a thread should have before another one is worth waking.
 _LEAST_ROWS = 64
 # From k this near to the number of latents on, sorting out nearly all of a row is what torch's top-k does better.
-_DENSE_TOPK = 8
+_DENSE_TOPK = 2
 
 
 def sampled_product(

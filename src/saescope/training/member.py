@@ -65,7 +65,7 @@ class Member:
         """One optimiser step. Returns the loss and the gradient norm before clipping."""
         x, y = self.inputs(batch)
         loss = objective(self.coder, x, y, selection=self.selection, aux=self._aux(x.shape[0]))
-        torch.autograd.backward(loss.total)
+        loss.backward()
         norm = self.optimiser.step(schedule(step, self.n_steps, self.run.warmup, self.run.decay))
         self.firing.update(loss.done.codes)
         if step + 1 in self._resample_at:

@@ -12,12 +12,30 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from saescope.coders import SparseCoder, TrainingPass
-from saescope.kernels import Support, active, decode_from
+from saescope.kernels import active, decode_from, preactivations_on
 from saescope.training.nested_error import nested_squared_error
+
+
+@dataclass(frozen=True)
+class AuxLoss:
+    """AuxK's term: Σ‖e - ê‖² / Σ‖e‖², and the dead latents' rows that its gradient arrives at."""
+
+    value: Float[Tensor, ""]
+    dead: Int[Tensor, "n_dead"]
+    rows: tuple[tuple[Tensor, Tensor], ...]
+
+    @torch.no_grad()
+    def hand_over(self) -> None:
+        """Add the dead rows' gradients to those of the parameters they were taken from."""
+        for parameter, copied in self.rows:
+            if parameter.grad is None:
+                parameter.grad = torch.zeros_like(parameter)
+            if copied.grad is not None:
+                parameter.grad[self.dead] += copied.grad
 
 
 @dataclass(frozen=True)
@@ -27,9 +45,15 @@ class Loss:
     total: Float[Tensor, ""]
     reconstruction: Float[Tensor, ""]
     squared_error: Float[Tensor, ""]
-    aux: Float[Tensor, ""] | None
+    aux: AuxLoss | None
     done: TrainingPass
     target: Float[Tensor, "tokens d_out"]
+
+    def backward(self) -> None:
+        """Add the gradient of `total` to the parameters'."""
+        torch.autograd.backward(self.total)
+        if self.aux is not None:
+            self.aux.hand_over()
 
     @property
     def fvu(self) -> Float[Tensor, ""]:
@@ -66,9 +90,8 @@ def objective(
     if aux is not None and wants_aux:
         aux_loss = aux_loss_of(coder, x[:rows], error, aux, selection)
         if aux_loss is not None:
-            total = total + aux.coefficient * aux_loss
-    settled = None if aux_loss is None else aux_loss.detach()
-    return Loss(total, reconstruction.detach(), squared_error, settled, done, y)
+            total = total + aux.coefficient * aux_loss.value
+    return Loss(total, reconstruction.detach(), squared_error, aux_loss, done, y)
 
 
 def aux_loss_of(
@@ -77,15 +100,23 @@ def aux_loss_of(
     error: Float[Tensor, "tokens d_out"],
     aux: AuxTerm,
     selection: torch.dtype,
-) -> Float[Tensor, ""] | None:
-    """Σ‖e - ê‖² / Σ‖e‖² with ê from dead latents, or None when none are dead."""
+) -> AuxLoss | None:
+    """The term of dead latents, or None when there are none.
+
+    The dead rows are taken out as weights of their own: a gradient through the whole dictionary would write d_sae rows to
+    move a few.
+    """
     dead = aux.dead.nonzero().squeeze(1)
     if dead.numel() == 0 or error.shape[0] == 0:
         return None
+    W_enc, b_enc, W_dec = (
+        parameter.detach()[dead].requires_grad_() for parameter in (coder.W_enc_rows, coder.b_enc, coder.W_dec)
+    )
     with torch.no_grad():
-        local = active(coder.device).select_topk(
-            coder.centred(x), coder.W_enc_rows[dead], coder.b_enc[dead], min(aux.k, dead.numel()), dtype=selection
+        support = active(coder.device).select_topk(
+            coder.centred(x), W_enc, b_enc, min(aux.k, dead.numel()), dtype=selection
         )
-        support = Support(local.pointers, dead[local.indices], coder.d_sae)
-    e_hat = decode_from(support, coder.values_on(support, x), coder.W_dec)
-    return (error - e_hat).pow(2).sum() / error.pow(2).sum().clamp(min=1e-30)
+    values = preactivations_on(support, x, W_enc, b_enc, coder.input_shift).relu()
+    e_hat = decode_from(support, values, W_dec)
+    value = (error - e_hat).pow(2).sum() / error.pow(2).sum().clamp(min=1e-30)
+    return AuxLoss(value, dead, ((coder.W_enc_rows, W_enc), (coder.b_enc, b_enc), (coder.W_dec, W_dec)))

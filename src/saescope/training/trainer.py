@@ -136,7 +136,7 @@ class Trainer:
             "seconds": self.seconds,
         }
         if loss.aux is not None:
-            metrics["aux_loss"] = float(loss.aux)
+            metrics["aux_loss"] = float(loss.aux.value.detach())
         return metrics
 
     def _refuse_non_finite(self, losses: dict[str, tuple[Loss, Tensor]]) -> None:
