@@ -30,9 +30,9 @@ def _options(
 
 
 def _register() -> None:
-    from saescope.cli import cache, demo, doctor, evaluate, fetch, harvest, train
+    from saescope.cli import bench, cache, demo, doctor, evaluate, fetch, harvest, train
 
-    for commands in (demo, fetch, cache, harvest, train, evaluate, doctor):
+    for commands in (demo, fetch, cache, harvest, train, evaluate, doctor, bench):
         commands.register(app)
 
 

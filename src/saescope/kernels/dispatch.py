@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any, cast
 
 import torch
 
@@ -12,22 +14,25 @@ from saescope.errors import UsageError, nearest
 from saescope.kernels import reference, sparse
 from saescope.kernels.operations import Kernels
 
-try:
-    from saescope.kernels import cpu
-except ImportError:  # no numba here: torch's operators do it all
-    cpu = None  # type: ignore[assignment]
-
 VARIABLE = "SAESCOPE_KERNELS"
 IMPLEMENTATIONS: dict[str, Kernels] = {sparse.name: sparse, reference.name: reference}
-if cpu is not None:
+try:
+    from saescope.kernels import cpu
+except ImportError:  # no numba for this Python: torch's operators do it all
+    pass
+else:
     IMPLEMENTATIONS[cpu.name] = cpu
 
-_forced: list[str] = []
+_forced: list[Kernels] = []
 
 
 def active(device: torch.device) -> Kernels:
     """The implementation in force on `device`: one forced by `using`, else the environment's, else the fastest there."""
-    name = _forced[-1] if _forced else os.environ.get(VARIABLE) or _fastest(device)
+    if _forced:
+        return _forced[-1]
+    name = os.environ.get(VARIABLE)
+    if not name:
+        return IMPLEMENTATIONS[device.type if device.type in IMPLEMENTATIONS else sparse.name]
     try:
         return IMPLEMENTATIONS[name]
     except KeyError:
@@ -37,15 +42,53 @@ def active(device: torch.device) -> Kernels:
         ) from None
 
 
-def _fastest(device: torch.device) -> str:
-    return device.type if device.type in IMPLEMENTATIONS else sparse.name
-
-
 @contextmanager
 def using(name: str) -> Iterator[Kernels]:
     """Force an implementation within the block."""
-    _forced.append(name)
+    with _force(IMPLEMENTATIONS[name]) as kernels:
+        yield kernels
+
+
+@contextmanager
+def timed(device: torch.device) -> Iterator[dict[str, float]]:
+    """Seconds spent in each operation within the block, filled as it runs. Waits for the device around every operation, so
+    the block as a whole is slower on an accelerator."""
+    seconds: dict[str, float] = {}
+    with _force(cast(Kernels, _Timed(active(device), device, seconds))):
+        yield seconds
+
+
+@contextmanager
+def _force(kernels: Kernels) -> Iterator[Kernels]:
+    _forced.append(kernels)
     try:
-        yield IMPLEMENTATIONS[name]
+        yield kernels
     finally:
         _forced.pop()
+
+
+class _Timed:
+    def __init__(self, kernels: Kernels, device: torch.device, seconds: dict[str, float]) -> None:
+        self._kernels, self._device, self._seconds = kernels, device, seconds
+
+    def __getattr__(self, name: str) -> Any:
+        found = getattr(self._kernels, name)
+        if not callable(found):
+            return found
+
+        def run(*args: Any, **options: Any) -> Any:
+            started = wait_and_clock(self._device)
+            result = found(*args, **options)
+            self._seconds[name] = self._seconds.get(name, 0.0) + wait_and_clock(self._device) - started
+            return result
+
+        return run
+
+
+def wait_and_clock(device: torch.device) -> float:
+    """The time, once the device has nothing left to do."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    elif device.type == "mps":
+        torch.mps.synchronize()
+    return time.perf_counter()
