@@ -7,11 +7,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from saescope.errors import UsageError, nearest
-from saescope.kernels import reference, sparse
+from saescope.kernels import cuda, reference, sparse
 from saescope.kernels.operations import Kernels
 
 VARIABLE = "SAESCOPE_KERNELS"
-IMPLEMENTATIONS: dict[str, Kernels] = {sparse.name: sparse, reference.name: reference}
+IMPLEMENTATIONS: dict[str, Kernels] = {sparse.name: sparse, reference.name: reference, cuda.name: cuda}
 
 _forced: list[str] = []
 
@@ -19,6 +19,8 @@ _forced: list[str] = []
 def active() -> Kernels:
     """The implementation in force: one forced by `using`, else the environment's, else `sparse`."""
     name = _forced[-1] if _forced else os.environ.get(VARIABLE, "sparse")
+    if name == cuda.name and (missing := cuda.lacking()):
+        raise UsageError(f"{VARIABLE}={name!r} needs {missing}, which is not here; choose sparse, or unset it")
     try:
         return IMPLEMENTATIONS[name]
     except KeyError:
