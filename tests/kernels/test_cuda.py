@@ -13,6 +13,8 @@ from torch._subclasses.fake_tensor import DataDependentOutputException, DynamicO
 
 from saescope.errors import UsageError
 from saescope.kernels import IMPLEMENTATIONS, Support, active, cuda, reference, sparse, using
+from saescope.kernels.row_update import square_norm, update_rows
+from saescope.training.optimiser import normalise_rows
 
 needs_triton = pytest.mark.skipif(not cuda.available(), reason=f"the cuda kernels need {cuda.lacking()}")
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -115,30 +117,82 @@ def test_forcing_them_where_they_cannot_run_says_what_is_missing(monkeypatch: py
     assert "cuda" in IMPLEMENTATIONS
 
 
+@needs_triton
+@pytest.mark.parametrize("on_sphere", [True, False])
+@pytest.mark.parametrize("width", [1, 19, 64])
+def test_row_update_is_projection_clipping_adam_and_renormalisation(width: int, on_sphere: bool) -> None:
+    generator = torch.Generator().manual_seed(3)
+    start = torch.randn(6, width, generator=generator, dtype=torch.float64)
+    if on_sphere:
+        normalise_rows(start)
+    expected = start.clone().requires_grad_()
+    adam = torch.optim.Adam([expected], lr=0.02, betas=(0.9, 0.999), eps=1e-8)
+    weight = start.to(DEVICE, torch.float32)
+    m, v = torch.zeros_like(weight), torch.zeros_like(weight)
+    for step in range(1, 4):
+        grad = torch.randn(6, width, generator=generator, dtype=torch.float64)
+        grad[2] = 0
+        on_device = grad.to(DEVICE, torch.float32)
+        if on_sphere:
+            grad -= (grad * expected.detach()).sum(1, keepdim=True) * expected.detach()
+        square = square_norm(weight, on_device, on_sphere=on_sphere)
+        torch.testing.assert_close(square.cpu().double(), grad.square().sum(), rtol=1e-5, atol=1e-5)
+        clip = torch.tensor(0.7, device=DEVICE)
+        corrections = (1 - 0.9**step, 1 - 0.999**step)
+        update_rows(weight, on_device, m, v, 0.02, 0.9, 0.999, *corrections, 1e-8, clip, on_sphere)
+        if width == 1 and on_sphere:
+            # A row of one number has no direction to move in: what is left of its gradient is rounding.
+            assert weight.abs().eq(1).all()
+            continue
+        expected.grad = 0.7 * grad
+        adam.step()
+        if on_sphere:
+            normalise_rows(expected.detach())
+        torch.testing.assert_close(weight.cpu().double(), expected.detach(), rtol=1e-5, atol=1e-5)
+    if width > 1 or not on_sphere:
+        torch.testing.assert_close(v.cpu().double(), adam.state[expected]["exp_avg_sq"], rtol=1e-5, atol=1e-8)
+
+
+@needs_triton
+def test_row_update_refuses_what_it_would_misread() -> None:
+    good, bad = torch.zeros(3, 2, device=DEVICE), torch.zeros(2, 3, device=DEVICE).T
+    with pytest.raises(ValueError, match="contiguous"):
+        square_norm(good, bad, on_sphere=True)
+
+
 _COMPILE = """
-import re, sys
-import triton.language as tl
+import re
+import torch
 from triton import compile
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
-from saescope.kernels import triton_kernels as kernels
+from saescope.kernels import cuda, row_update, triton_kernels as kernels
 
-for number, summed in (("fp32", "fp32"), ("bf16", "fp32"), ("fp64", "fp64")):
-    for width, block, entries, warps in ((2304, 1024, 8, 4), (577, 1024, 8, 4), (1, 1, 32, 1)):
-        for kernel in (kernels.sum_rows, kernels.add_later_pieces, kernels.dot_rows):
-            constants = {"D": width, "PIECE": 512, "ENTRIES": entries, "BLOCK": block, "SUM_IN": getattr(tl, {
-                "fp32": "float32", "fp64": "float64"}[summed])}
-            types = {"members": "*i64", "offsets": "*i64", "n_bags": "i32", "slots": "i32"}
-            if kernel is not kernels.dot_rows:
-                types |= {"out": "*" + summed, "partial": "*" + summed}
-            names = kernel.arg_names
-            signature = {n: "constexpr" if n in constants else types.get(n, "*" + number) for n in names}
-            aligned = {(i,): [["tt.divisibility", 16]] for i, n in enumerate(names) if signature[n][0] == "*"}
-            ptx = compile(ASTSource(kernel, signature, constants, aligned), target=GPUTarget("cuda", 90, 32),
-                          options={"num_warps": warps, "enable_fp_fusion": True}).asm["ptx"]
-            assert not re.search(r"\\b(atom|red)\\.", ptx), "sums must not depend on scheduling"
-            if width % 4 == 0:
-                assert "ld.global.v4" in ptx or number == "fp64", "rows are read in 16-byte pieces"
+SCALARS = {name: "fp32" for name in ("rate", "keep_m", "take_m", "keep_v", "take_v", "root", "eps")}
+NAMES = {torch.float32: "*fp32", torch.float64: "*fp64", torch.bfloat16: "*bf16"}
+
+def ptx_of(kernel, tiling, types, other):
+    tiling = dict(tiling)
+    options = {name: tiling.pop(name) for name in ("num_warps", "enable_fp_fusion")}
+    types = {"members": "*i64", "offsets": "*i64", "n_bags": "i32", "slots": "i32", **types}
+    names = kernel.arg_names
+    signature = {name: "constexpr" if name in tiling else types.get(name, other) for name in names}
+    aligned = {(i,): [["tt.divisibility", 16]] for i, name in enumerate(names) if signature[name][0] == "*"}
+    source = ASTSource(kernel, signature, tiling, aligned)
+    ptx = compile(source, target=GPUTarget("cuda", 90, 32), options=options).asm["ptx"]
+    assert not re.search(r"\\b(atom|red)\\.", ptx), "sums must not depend on scheduling"
+    return ptx
+
+for width, dtype in ((2304, torch.float32), (2304, torch.bfloat16), (577, torch.float64), (1, torch.float32)):
+    table = torch.empty(1, width, dtype=dtype)
+    summed = NAMES[cuda._sum_dtype(table)]
+    for kernel in (kernels.sum_rows, kernels.add_later_pieces, kernels.dot_rows):
+        ptx = ptx_of(kernel, cuda._tiling(table), {"out": summed, "partial": summed}, NAMES[dtype])
+        if width == 2304:
+            assert "ld.global.v4" in ptx, "rows are read in 16-byte pieces"
+    if dtype == torch.float32:
+        for kernel in (kernels.row_square_norms, kernels.update_row):
+            ptx_of(kernel, row_update._tiling(table) | {"ON_SPHERE": True}, SCALARS, "*fp32")
 """
 
 

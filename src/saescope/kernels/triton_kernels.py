@@ -1,8 +1,8 @@
 # mypy: ignore-errors
 # Triton is untyped, and what is in a kernel is Triton's language, not Python's.
-"""The Triton kernels of `cuda`. Importing this needs Triton; `cuda` is the only importer, and does so when first used.
+"""The Triton kernels of `cuda` and `row_update`. Importing this needs Triton; they do so when first used.
 
-All work on *bags*: bag b owns entries `offsets[b]:offsets[b + 1]` of the entry arrays. Bags are a pattern's rows, or its
+The sums work on *bags*: bag b owns entries `offsets[b]:offsets[b + 1]` of the entry arrays. Bags are a pattern's rows, or its
 latents once the entries are in latent order. Lengths vary widely: one latent may fire on every token. So a bag is cut into
 pieces of at most PIECE entries, counted from its start, and one program does one piece. The grid must not depend on data
 on the device, so later pieces get slots by their position among all entries: slot q holds the piece that starts in
@@ -16,6 +16,9 @@ from __future__ import annotations
 
 import triton
 import triton.language as tl
+
+# Sizes that change from batch to batch; Triton would compile again for a multiple of 16, and for 1.
+_SIZES = ("n_bags", "slots")
 
 
 @triton.jit
@@ -45,7 +48,7 @@ def _piece(offsets, n_bags, slots, PIECE: tl.constexpr):
     return low, number, begin, end
 
 
-@triton.jit
+@triton.jit(do_not_specialize=_SIZES)
 def sum_rows(
     members, weights, table, offsets, out, partial, n_bags, slots,
     D: tl.constexpr, PIECE: tl.constexpr, ENTRIES: tl.constexpr, BLOCK: tl.constexpr, SUM_IN: tl.constexpr,
@@ -72,7 +75,7 @@ def sum_rows(
         tl.store(out + bag.to(tl.int64) * D + columns, total, mask=in_row)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=_SIZES)
 def add_later_pieces(
     offsets, out, partial, n_bags, slots,
     D: tl.constexpr, PIECE: tl.constexpr, ENTRIES: tl.constexpr, BLOCK: tl.constexpr, SUM_IN: tl.constexpr,
@@ -96,7 +99,7 @@ def add_later_pieces(
         tl.store(target, total, mask=in_row)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=_SIZES)
 def dot_rows(
     members, left, right, offsets, out, n_bags, slots,
     D: tl.constexpr, PIECE: tl.constexpr, ENTRIES: tl.constexpr, BLOCK: tl.constexpr, SUM_IN: tl.constexpr,
@@ -122,3 +125,45 @@ def dot_rows(
             rows = tl.load(where + done, mask=there[:, None] & in_row[None, :], other=0.0).to(SUM_IN)
             products += piece[None, :] * rows
         tl.store(out + entries, tl.sum(products, axis=1), mask=there)
+
+
+@triton.jit
+def _loaded_gradient(weight, grad, where, in_row, ON_SPHERE: tl.constexpr):
+    """A row of the weight and of its gradient; on the sphere without the part along the row."""
+    w = tl.load(weight + where, mask=in_row, other=0.0)
+    g = tl.load(grad + where, mask=in_row, other=0.0)
+    if ON_SPHERE:
+        g -= tl.sum(g * w, axis=0) * w
+    return w, g
+
+
+@triton.jit
+def row_square_norms(weight, grad, out, D: tl.constexpr, BLOCK: tl.constexpr, ON_SPHERE: tl.constexpr):
+    """out[row] = the squared norm of the row's gradient, as `update_row` takes it. Grid: (rows,)."""
+    row = tl.program_id(0).to(tl.int64)
+    columns = tl.arange(0, BLOCK)
+    _, g = _loaded_gradient(weight, grad, row * D + columns, columns < D, ON_SPHERE)
+    tl.store(out + row, tl.sum(g * g, axis=0))
+
+
+@triton.jit
+def update_row(
+    weight, grad, m, v, clip, rate, keep_m, take_m, keep_v, take_v, root, eps,
+    D: tl.constexpr, BLOCK: tl.constexpr, ON_SPHERE: tl.constexpr,
+):  # fmt: skip
+    """One row's Adam step, in place. Grid: (rows,). The row stays in registers between its one load and its one store."""
+    row = tl.program_id(0).to(tl.int64)
+    columns = tl.arange(0, BLOCK)
+    in_row = columns < D
+    where = row * D + columns
+    w, g = _loaded_gradient(weight, grad, where, in_row, ON_SPHERE)
+    g *= tl.load(clip)
+    mean = keep_m * tl.load(m + where, mask=in_row, other=0.0) + take_m * g
+    square = keep_v * tl.load(v + where, mask=in_row, other=0.0) + take_v * g * g
+    w -= rate * mean / (tl.sqrt_rn(square) / root + eps)
+    if ON_SPHERE:
+        # Columns beyond the row were loaded as zero and stay zero.
+        w /= tl.maximum(tl.sqrt_rn(tl.sum(w * w, axis=0)), 1e-8)
+    tl.store(m + where, mean, mask=in_row)
+    tl.store(v + where, square, mask=in_row)
+    tl.store(weight + where, w, mask=in_row)
