@@ -45,6 +45,7 @@ _TILE = 8192
 _WIDEST, _MOST_ENTRIES = 1024, 32
 
 
+@cache
 def lacking() -> str | None:
     """What is missing for these kernels to run, None if nothing is."""
     if importlib.util.find_spec("triton") is None:
