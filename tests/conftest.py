@@ -5,8 +5,13 @@ from __future__ import annotations
 import os
 
 import pytest
+import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerFast
+
+# Without a GPU the Triton kernels run in Triton's interpreter, which must be asked for before Triton is first imported.
+if not torch.cuda.is_available():
+    os.environ.setdefault("TRITON_INTERPRET", "1")
 
 SENTENCES = [
     "The quick brown fox jumps over the lazy dog. It's the dog's day, isn't it?",

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
+from unittest import mock
 
 import pytest
 import torch
@@ -14,15 +15,26 @@ from saescope.kernels import (
     IMPLEMENTATIONS,
     AdamStep,
     Support,
+    cuda,
     decode_from,
     per_latent,
     preactivations_on,
     reference,
     using,
 )
+from saescope.kernels.operations import Kernels
 from saescope.kernels.rounding import with_room_for_rounding
 
-OTHERS = sorted(set(IMPLEMENTATIONS) - {"reference"})
+needs_triton = pytest.mark.skipif(not cuda.available(), reason=f"the cuda kernels need {cuda.lacking()}")
+# Where the cuda kernels are tested: a GPU, or the CPU through Triton's interpreter.
+GPU = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def implementations(*names: str) -> list[object]:
+    return [pytest.param(name, marks=needs_triton) if name == cuda.name else name for name in names]
+
+
+OTHERS = implementations(*sorted(set(IMPLEMENTATIONS) - {"reference"}))
 
 
 @dataclass(frozen=True)
@@ -34,13 +46,30 @@ class Problem:
     support: Support
     values: Tensor
 
+    def on(self, device: torch.device, dtype: torch.dtype = torch.float64) -> Problem:
+        """The same problem elsewhere, its numbers rounded to `dtype`."""
+        numbers = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "support"}
+        s = self.support
+        support = Support(s.pointers.to(device), s.indices.to(device), s.n_latents)
+        return Problem(**{name: value.to(device, dtype) for name, value in numbers.items()}, support=support)
+
+
+def for_kernels(name: str) -> torch.device:
+    return GPU if name == cuda.name else torch.device("cpu")
+
+
+def positive(support: Support, pre: Tensor) -> Support:
+    """The entries with a positive pre-activation: `cuda` fills up with others where there are too few."""
+    kept = (pre[support.rows, support.indices] > 0).nonzero().squeeze(1)
+    return Support.from_rows(support.rows[kept], support.indices[kept], support.n_rows, support.n_latents)
+
 
 @st.composite
-def problems(draw: st.DrawFn) -> Problem:
+def problems(draw: st.DrawFn, most_latents: int = 40) -> Problem:
     """Random batches, with the awkward ones among them: no token, one latent, silent latents, all pre-activations
     negative, duplicate rows, widths that are no multiple of anything."""
     tokens, width = draw(st.integers(0, 9)), draw(st.integers(1, 19))
-    latents = draw(st.integers(1, 40))
+    latents = draw(st.integers(1, most_latents))
     generator = torch.Generator().manual_seed(draw(st.integers(0, 2**16)))
 
     def normal(*shape: int) -> Tensor:
@@ -60,22 +89,49 @@ def problems(draw: st.DrawFn) -> Problem:
     return Problem(x, weight, bias, grad, support, normal(support.nnz))
 
 
-@pytest.mark.parametrize("name", OTHERS)
+@pytest.mark.parametrize("name", sorted(set(IMPLEMENTATIONS) - {"reference", "cuda"}))
 @settings(max_examples=60, deadline=None)
 @given(problem=problems())
 def test_products_equal_the_dense_ones(name: str, problem: Problem) -> None:
-    p = problem
+    check_products(name, problem, problem)
+
+
+@needs_triton
+@settings(max_examples=20, deadline=None)
+@given(problem=problems(most_latents=9), dtype=st.sampled_from([torch.float64, torch.float32, torch.bfloat16]))
+def test_products_on_cuda_equal_the_dense_ones(problem: Problem, dtype: torch.dtype) -> None:
+    """Fewer and smaller, for Triton's interpreter takes milliseconds for every program of a grid."""
+    p = problem.on(GPU, dtype)
+    # Short pieces, so that small problems have long bags.
+    with mock.patch.object(cuda, "PIECE", 4):
+        check_products(cuda.name, p, p.on(torch.device("cpu")), max(1e-12, torch.finfo(dtype).eps))
+
+
+def check_products(name: str, p: Problem, exact: Problem, tolerance: float = 1e-12) -> None:
+    """All products of `p` are those of `exact`, within `tolerance` of the sizes of what is summed."""
     kernels = IMPLEMENTATIONS[name]
-    for mine, dense in (
-        (kernels.decode(p.support, p.values, p.weight), reference.decode(p.support, p.values, p.weight)),
-        (kernels.sampled_product(p.support, p.grad, p.weight), reference.sampled_product(p.support, p.grad, p.weight)),
-        (kernels.weight_gradient(p.support, p.values, p.x), reference.weight_gradient(p.support, p.values, p.x)),
-        (kernels.latent_sum(p.support, p.values), reference.latent_sum(p.support, p.values)),
-    ):
-        torch.testing.assert_close(mine, dense, rtol=1e-12, atol=1e-12)
+    for mine, dense, size in zip(products(kernels, p), products(reference, exact), sizes(exact), strict=True):
+        assert mine.dtype == p.x.dtype
+        assert mine.shape == dense.shape
+        assert ((mine.to("cpu", torch.float64) - dense).abs() <= tolerance * (1 + size)).all()
 
 
-@pytest.mark.parametrize("name", OTHERS)
+def products(kernels: Kernels, p: Problem) -> list[Tensor]:
+    return [
+        kernels.decode(p.support, p.values, p.weight),
+        kernels.sampled_product(p.support, p.grad, p.weight),
+        kernels.weight_gradient(p.support, p.values, p.x),
+        kernels.latent_sum(p.support, p.values),
+    ]
+
+
+def sizes(p: Problem) -> list[Tensor]:
+    """The products of the absolute values."""
+    numbers = {f.name: getattr(p, f.name).abs() for f in fields(p) if f.name != "support"}
+    return products(reference, replace(p, **numbers))
+
+
+@pytest.mark.parametrize("name", sorted(set(IMPLEMENTATIONS) - {"reference", "cuda"}))
 @settings(max_examples=40, deadline=None)
 @given(problem=problems())
 def test_float32_products_equal_the_dense_ones(name: str, problem: Problem) -> None:
@@ -102,25 +158,26 @@ def test_adam_on_the_sphere_equals_its_definition(
     weight = torch.randn(*shape, generator=generator, dtype=torch.float64)
     if unit_rows:
         weight /= weight.norm(dim=1, keepdim=True)
-    mine = [weight.to(dtype), torch.zeros(*shape, dtype=dtype), torch.zeros(*shape, dtype=dtype)]
+    device = for_kernels(name)
+    mine = [weight.to(device, dtype), *torch.zeros(2, *shape, dtype=dtype, device=device)]
     dense = [weight.clone(), torch.zeros_like(weight), torch.zeros_like(weight)]
     for step in range(1, 4):
         grad = torch.randn(*shape, generator=generator, dtype=torch.float64)
         adam = AdamStep(1e-2, 0.9, 0.999, 1 - 0.9**step, 1 - 0.999**step, 1e-8)
         norms = []
         for kernels, (w, m, v) in ((IMPLEMENTATIONS[name], mine), (reference, dense)):
-            g = grad.to(w.dtype, copy=True)
+            g = grad.to(w.device, w.dtype, copy=True)
             along, square = kernels.tangent(w, g, unit_rows)
-            norms.append(square.double())
+            norms.append(square.cpu().double())
             assert (along is None) == (not unit_rows)
-            kernels.adam(w, g, m, v, along, torch.tensor(0.5, dtype=w.dtype), adam)
+            kernels.adam(w, g, m, v, along, torch.tensor(0.5, dtype=w.dtype, device=w.device), adam)
         tolerance = 1e-5 if dtype == torch.float32 else 1e-11
         torch.testing.assert_close(norms[0], norms[1], rtol=10 * tolerance, atol=10 * tolerance)
         if not unit_rows or shape[1] > 1:  # on a sphere of two points there is no direction to go
             for one, other in zip(mine, dense, strict=True):
-                torch.testing.assert_close(one.double(), other, rtol=100 * tolerance, atol=10 * tolerance)
+                torch.testing.assert_close(one.cpu().double(), other, rtol=100 * tolerance, atol=10 * tolerance)
     if unit_rows:
-        torch.testing.assert_close(mine[0].norm(dim=1), torch.ones(shape[0], dtype=dtype))
+        torch.testing.assert_close(mine[0].norm(dim=1).cpu(), torch.ones(shape[0], dtype=dtype))
 
 
 @pytest.mark.parametrize("name", OTHERS)
@@ -129,9 +186,10 @@ def test_adam_on_the_sphere_equals_its_definition(
 def test_exact_selection_is_the_reference_selection(
     name: str, problem: Problem, share: float, k: int, seed: int
 ) -> None:
-    p, kernels = problem, IMPLEMENTATIONS[name]
+    p, kernels = problem.on(for_kernels(name)), IMPLEMENTATIONS[name]
     pre = p.x @ p.weight.T + p.bias
     threshold = torch.rand(p.weight.shape[0], generator=torch.Generator().manual_seed(seed), dtype=torch.float64) * 2
+    threshold = threshold.to(p.x.device)
     count = round(share * pre.numel())
     chosen = {
         "batch": (
@@ -146,6 +204,10 @@ def test_exact_selection_is_the_reference_selection(
     }
     above, known = kernels.select_threshold(p.x, p.weight, p.bias, threshold)
     torch.testing.assert_close(known, pre[above.rows, above.indices], rtol=1e-12, atol=1e-12)
+    if name == cuda.name:
+        assert chosen["batch"][0].nnz == count
+        assert chosen["token"][0].pointers.diff().eq(min(k, pre.shape[1])).all()
+        chosen |= {kind: (positive(chosen[kind][0], pre), chosen[kind][1]) for kind in ("batch", "token")}
     for mine, dense in chosen.values():
         # Ties may go either way, so what must agree is the chosen values, not which of equal entries gave them.
         torch.testing.assert_close(
@@ -203,7 +265,7 @@ def test_each_token_gets_its_largest(name: str, dtype: torch.dtype, n_latents: i
     weight = torch.randint(-3, 4, (n_latents, 24), generator=generator).float()
     bias = torch.randint(-9, 3, (n_latents,), generator=generator).float()
     pre = x @ weight.T + bias
-    mine = IMPLEMENTATIONS[name].select_topk(x, weight, bias, k, dtype=dtype)
+    mine = positive(IMPLEMENTATIONS[name].select_topk(x, weight, bias, k, dtype=dtype), pre)
     dense = reference.select_topk(x, weight, bias, k)
     assert torch.equal(mine.pointers, dense.pointers)
     for row in range(70):
@@ -211,15 +273,16 @@ def test_each_token_gets_its_largest(name: str, dtype: torch.dtype, n_latents: i
         assert torch.equal(own.sort().values, theirs.sort().values)
 
 
-@pytest.mark.parametrize("name", list(IMPLEMENTATIONS))
+@pytest.mark.parametrize("name", implementations(*IMPLEMENTATIONS))
 def test_gradients_of_encode_and_decode(name: str) -> None:
     generator = torch.Generator().manual_seed(2)
+    device = for_kernels(name)
 
     def leaf(*shape: int) -> Tensor:
-        return torch.randn(*shape, generator=generator, dtype=torch.float64, requires_grad=True)
+        return torch.randn(*shape, generator=generator, dtype=torch.float64).to(device).requires_grad_()
 
     x, shift, weight, bias, decoder, gain = leaf(5, 7), leaf(7), leaf(11, 7), leaf(11), leaf(11, 6), leaf(11)
-    mask = torch.rand(5, 11, generator=generator) < 0.4
+    mask = (torch.rand(5, 11, generator=generator) < 0.4).to(device)
     rows, indices = mask.nonzero(as_tuple=True)
     support = Support.from_rows(rows, indices, 5, 11)
 
@@ -229,7 +292,9 @@ def test_gradients_of_encode_and_decode(name: str) -> None:
         return decode_from(support, values, decoder)
 
     with using(name):
-        assert torch.autograd.gradcheck(function, (x, shift, weight, bias, decoder, gain))
+        # The fast mode takes a few random directions instead of all; the interpreter takes minutes for all.
+        fast = name == cuda.name
+        assert torch.autograd.gradcheck(function, (x, shift, weight, bias, decoder, gain), fast_mode=fast)
 
 
 def test_regrouped_support_shares_entries_and_latent_order() -> None:

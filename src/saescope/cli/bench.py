@@ -43,7 +43,7 @@ def bench(
 
     shapes = [Shape(name.strip(), d_in, d_sae, l0, batch_size, dead) for name in arch.split(",") if name.strip()]
     console = Console(highlight=False)
-    results = []
+    results: list[StepTimes] = []
     for shape in shapes:
         # What the first leaves to the allocator would be taken from the second's memory.
         found = time_steps(shape, pairs=pairs, device=device, memory=not results)

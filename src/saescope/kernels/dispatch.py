@@ -11,11 +11,11 @@ from typing import Any, cast
 import torch
 
 from saescope.errors import UsageError, nearest
-from saescope.kernels import reference, sparse
+from saescope.kernels import cuda, reference, sparse
 from saescope.kernels.operations import Kernels
 
 VARIABLE = "SAESCOPE_KERNELS"
-IMPLEMENTATIONS: dict[str, Kernels] = {sparse.name: sparse, reference.name: reference}
+IMPLEMENTATIONS: dict[str, Kernels] = {sparse.name: sparse, reference.name: reference, cuda.name: cuda}
 try:
     from saescope.kernels import cpu
 except ImportError:  # no numba for this Python: torch's operators do it all
@@ -32,7 +32,19 @@ def active(device: torch.device) -> Kernels:
         return _forced[-1]
     name = os.environ.get(VARIABLE)
     if not name:
-        return IMPLEMENTATIONS[device.type if device.type in IMPLEMENTATIONS else sparse.name]
+        return IMPLEMENTATIONS[_fastest(device)]
+    return _named(name)
+
+
+def _fastest(device: torch.device) -> str:
+    if device.type == "cpu" and "cpu" in IMPLEMENTATIONS:
+        return "cpu"
+    return cuda.name if device.type == "cuda" and cuda.available() else sparse.name
+
+
+def _named(name: str) -> Kernels:
+    if name == cuda.name and (missing := cuda.lacking()):
+        raise UsageError(f"kernels {name!r} need {missing}, which is not here; choose sparse, or unset {VARIABLE}")
     try:
         return IMPLEMENTATIONS[name]
     except KeyError:
@@ -45,7 +57,7 @@ def active(device: torch.device) -> Kernels:
 @contextmanager
 def using(name: str) -> Iterator[Kernels]:
     """Force an implementation within the block."""
-    with _force(IMPLEMENTATIONS[name]) as kernels:
+    with _force(_named(name)) as kernels:
         yield kernels
 
 

@@ -30,6 +30,9 @@ name = "sparse"
 # torch says so once per process; what is used of it is tested against the dense reference.
 warnings.filterwarnings("ignore", message="Sparse CSR tensor support is in beta")
 
+# A `sampled_product`.
+Product = Callable[[Support, Tensor, Tensor], Tensor]
+
 # Elements gathered at once where sampled_product has no sparse operator to call.
 _GATHER_ELEMENTS = 2**22
 # How many tokens estimate the batch's threshold, and how many more candidates than needed it should let through.
@@ -102,7 +105,7 @@ def _bag_sum(
     return F.embedding_bag(members, table, offsets, mode="sum", per_sample_weights=weights, include_last_offset=True)
 
 
-def _above(pre: Float[Tensor, "tokens latents"], floor: float) -> Int[Tensor, "found"]:
+def above(pre: Float[Tensor, "tokens latents"], floor: float) -> Int[Tensor, "found"]:
     """Flat positions of the entries above `floor` (which is at least zero)."""
     flat = pre.reshape(-1)
     if pre.device.type != "cpu":
@@ -157,7 +160,7 @@ def select_batch_topk(
         positions, values = [], []
         for start in chunks:
             pre = F.linear(x[start : start + chunks.step], weight, bias)
-            found = _above(pre, floor)
+            found = above(pre, floor)
             positions.append(found + start * n_latents)
             values.append(pre.reshape(-1)[found])
         position, value = torch.cat(positions), torch.cat(values)
@@ -167,7 +170,7 @@ def select_batch_topk(
     if position.numel() > count:
         chosen = value.float().topk(count, sorted=False).indices.sort().values
         position = position[chosen]
-    return _from_flat(position, n_tokens, n_latents)
+    return from_flat(position, n_tokens, n_latents)
 
 
 def select_topk(
@@ -192,7 +195,7 @@ def select_topk(
         indices, order = indices.sort(dim=1)
         rows = torch.arange(start, start + pre.shape[0], device=x.device).unsqueeze(1)
         positions.append((rows * n_latents + indices)[values.gather(1, order) > 0])
-    return _from_flat(torch.cat(positions), n_tokens, n_latents)
+    return from_flat(torch.cat(positions), n_tokens, n_latents)
 
 
 def select_threshold(
@@ -200,8 +203,10 @@ def select_threshold(
     weight: Float[Tensor, "latents d"],
     bias: Float[Tensor, "latents"],
     threshold: Float[Tensor, "latents"],
+    *,
+    product: Product | None = None,
 ) -> tuple[Support, Float[Tensor, "nnz"]]:
-    """See `reference.select_threshold`.
+    """See `reference.select_threshold`. `product`: another implementation's `sampled_product`.
 
     A dense product finds every entry that could be above its threshold, with room for rounding; the few found are then
     computed one by one and settled. Where bfloat16 is native the dense product runs in it, and float32 codes stay exact.
@@ -214,9 +219,10 @@ def select_threshold(
     positions = []
     chunks = token_chunks(n_tokens, n_latents, left.dtype, x.device)
     for start in chunks:
-        found = _above(left[start : start + chunks.step] @ right.T, 0.0)
+        found = above(left[start : start + chunks.step] @ right.T, 0.0)
         positions.append(found + start * n_latents)
-    return settled(_from_flat(torch.cat(positions), n_tokens, n_latents), x, weight, bias, threshold, sampled_product)
+    near = from_flat(torch.cat(positions), n_tokens, n_latents)
+    return settled(near, x, weight, bias, threshold, product or sampled_product)
 
 
 def rough_dtype(x: Float[Tensor, "tokens d"]) -> torch.dtype:
@@ -230,7 +236,7 @@ def settled(
     weight: Float[Tensor, "latents d"],
     bias: Float[Tensor, "latents"],
     threshold: Float[Tensor, "latents"],
-    product: Callable[[Support, Tensor, Tensor], Tensor],
+    product: Product,
 ) -> tuple[Support, Float[Tensor, "nnz"]]:
     """Those of the `near` entries whose exact pre-activation is above the threshold, and these."""
     exact = product(near, x, weight) + bias[near.indices]
@@ -270,11 +276,13 @@ def adam(
         weight.div_(torch.linalg.vector_norm(weight, dim=1, keepdim=True).clamp_(min=1e-8))
 
 
-def _from_flat(position: Int[Tensor, "nnz"], n_tokens: int, n_latents: int) -> Support:
+def from_flat(position: Int[Tensor, "nnz"], n_tokens: int, n_latents: int) -> Support:
+    """The pattern of ascending flat positions in [tokens, latents]."""
     rows = torch.div(position, n_latents, rounding_mode="floor")
     return Support.from_rows(rows, position - rows * n_latents, n_tokens, n_latents)
 
 
 def empty(n_tokens: int, n_latents: int, device: torch.device) -> Support:
+    """The pattern without an entry."""
     nothing = torch.zeros(0, dtype=torch.int64, device=device)
     return Support(torch.zeros(n_tokens + 1, dtype=torch.int64, device=device), nothing, n_latents)

@@ -35,8 +35,8 @@ class Support:
     @cached_property
     def rows(self) -> Int[Tensor, "nnz"]:
         """The row of every entry."""
-        lengths = self.pointers[1:] - self.pointers[:-1]
-        return torch.repeat_interleave(torch.arange(self.n_rows, device=self.indices.device), lengths)
+        # Told the output's size, a GPU need not be asked for it.
+        return torch.repeat_interleave(self.pointers.diff(), output_size=self.nnz)
 
     @cached_property
     def by_latent(self) -> tuple[Int[Tensor, "nnz"], Int[Tensor, "latents_plus_one"]]:
@@ -45,7 +45,10 @@ class Support:
         narrow = torch.int16 if self.n_latents <= 2**15 else torch.int32
         order = torch.argsort(self.indices.to(narrow), stable=True)
         offsets = torch.zeros(self.n_latents + 1, dtype=torch.int64, device=self.indices.device)
-        torch.cumsum(torch.bincount(self.indices, minlength=self.n_latents), 0, out=offsets[1:])
+        # bincount would ask a GPU for the largest index, and wait for the answer.
+        one = torch.ones(1, dtype=torch.int64, device=self.indices.device).expand(self.nnz)
+        counts = offsets[1:].scatter_add_(0, self.indices, one)
+        torch.cumsum(counts, 0, out=counts)
         return order, offsets
 
     def regroup(self, pointers: Int[Tensor, "rows_plus_one"]) -> Support:
@@ -65,8 +68,8 @@ class Support:
     @staticmethod
     def from_rows(rows: Int[Tensor, "nnz"], indices: Int[Tensor, "nnz"], n_rows: int, n_latents: int) -> Support:
         """From the (ascending) row of every entry."""
-        pointers = torch.zeros(n_rows + 1, dtype=torch.int64, device=indices.device)
-        torch.cumsum(torch.bincount(rows, minlength=n_rows), 0, out=pointers[1:])
+        rows = rows.contiguous()
+        pointers = torch.searchsorted(rows, torch.arange(n_rows + 1, device=rows.device))
         support = Support(pointers, indices, n_latents)
         support.__dict__["rows"] = rows
         return support

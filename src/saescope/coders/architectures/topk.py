@@ -43,7 +43,7 @@ class TopK(Architecture):
         return Codes(support, coder.values_on(support, x))
 
     def encode(self, coder: SparseCoder, x: Float[Tensor, "tokens d_in"]) -> Codes:
-        return self.choose(coder, x, self.options.k, None)
+        return self.choose(coder, x, self.options.k, None).without_zeros()
 
     def training_pass(
         self,

@@ -1,0 +1,255 @@
+"""The hot operations for NVIDIA GPUs: Triton kernels for the sparse products, torch (cuBLAS) for the dense one.
+
+No operation adds by atomics, so same inputs give same bits, and nothing but `select_threshold` makes the host wait for the
+device. Sums are taken in float32, in float64 for float64 inputs.
+
+Rooflines follow from these counts, with T rows (tokens), F latents, d inputs, n = nnz and e bytes per number:
+
+    operation         FLOPs    bytes gathered      bytes that must come from memory at least
+    decode            2·n·d    n·d·e + n·(8 + e)   min(n, F)·d·e + n·(8 + e) + T·d·e
+    sampled_product   2·n·d    n·d·e + n·8         min(n, F)·d·e + n·(8 + e) + T·d·e
+    weight_gradient   2·n·d    n·d·e + n·(8 + e)   T·d·e + 4·n·(8 + e) + F·d·e
+    latent_sum        2·n      n·(8 + 2e)          4·n·(8 + e) + F·e
+    selection         2·T·F·d  -                   (T + F)·d·e + T·F·e written once, then read once by each pass of top-k
+
+The first four do half a FLOP per byte gathered in float32, so caches and memory bound them: gathered bytes over L2 bandwidth
+where the table fits in L2 (50 MB on an H100), over memory bandwidth where it does not. The dense product of a selection is
+bound by the tensor cores.
+
+Works on CPU tensors under Triton's interpreter (TRITON_INTERPRET=1), which is how it is tested without a GPU.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+from functools import cache
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from saescope.kernels import row_update, sparse
+from saescope.kernels.chunks import token_chunks
+from saescope.kernels.operations import AdamStep
+from saescope.kernels.support import Support
+
+name = "cuda"
+
+# Bags longer than this are summed in pieces, each by its own program: the one latent that fires on every token would
+# otherwise still be summed when all others are done.
+PIECE = 512
+# Numbers of a table that one program loads at once: the rows of 8 entries, of 1024 columns each.
+_TILE = 8192
+_WIDEST, _MOST_ENTRIES = 1024, 32
+
+
+@cache
+def lacking() -> str | None:
+    """What is missing for these kernels to run, None if nothing is."""
+    if importlib.util.find_spec("triton") is None:
+        return "Triton (pip install triton)"
+    if not torch.cuda.is_available() and os.environ.get("TRITON_INTERPRET") != "1":
+        return "an NVIDIA GPU that torch sees"
+    return None
+
+
+def available() -> bool:
+    """Whether these kernels can run here: Triton and a GPU, or Triton and its interpreter."""
+    return lacking() is None
+
+
+def decode(
+    support: Support, values: Float[Tensor, "nnz"], weight: Float[Tensor, "latents d"]
+) -> Float[Tensor, "rows d"]:
+    """See `reference.decode`."""
+    return _sum_rows(support.indices, values, weight, support.pointers)
+
+
+def weight_gradient(
+    support: Support, values: Float[Tensor, "nnz"], rows: Float[Tensor, "rows d"]
+) -> Float[Tensor, "latents d"]:
+    """See `reference.weight_gradient`. The same sum as `decode`, on the transposed pattern."""
+    order, offsets = support.by_latent
+    return _sum_rows(support.rows[order], values[order], rows, offsets)
+
+
+def latent_sum(support: Support, values: Float[Tensor, "nnz"]) -> Float[Tensor, "latents"]:
+    """See `reference.latent_sum`. The weight gradient of rows that are all [1]."""
+    return weight_gradient(support, values, values.new_ones(support.n_rows, 1)).squeeze(1)
+
+
+def sampled_product(
+    support: Support, left: Float[Tensor, "rows d"], right: Float[Tensor, "latents d"]
+) -> Float[Tensor, "nnz"]:
+    """See `reference.sampled_product`."""
+    left, right = left.contiguous(), right.contiguous()
+    out = torch.empty(support.nnz, dtype=_sum_dtype(left), device=left.device)
+    if support.nnz == 0:
+        return out.to(left.dtype)
+    slots = _slots(support.nnz)
+    with torch.cuda.device_of(out):
+        _kernels().dot_rows[(slots + support.n_rows,)](
+            support.indices, left, right, support.pointers, out, support.n_rows, slots, **_tiling(left)
+        )
+    return out.to(left.dtype)
+
+
+def _sum_rows(
+    members: Int[Tensor, "nnz"],
+    weights: Float[Tensor, "nnz"],
+    table: Float[Tensor, "rows d"],
+    offsets: Int[Tensor, "bags_plus_one"],
+) -> Float[Tensor, "bags d"]:
+    """Each bag's Σ weights · table[members]."""
+    n_bags, width, nnz = offsets.numel() - 1, table.shape[1], members.numel()
+    if nnz == 0:
+        return table.new_zeros(n_bags, width)
+    table, weights = table.contiguous(), weights.contiguous()
+    tiling, slots = _tiling(table), _slots(nnz)
+    sum_in = _sum_dtype(table)
+    out = torch.empty(n_bags, width, dtype=sum_in, device=table.device)
+    partial = torch.empty(slots, width, dtype=sum_in, device=table.device)
+    blocks = -(-width // tiling["BLOCK"])
+    kernels = _kernels()
+    with torch.cuda.device_of(out):
+        kernels.sum_rows[(slots + n_bags, blocks)](
+            members, weights, table, offsets, out, partial, n_bags, slots, **tiling
+        )
+        if slots:
+            kernels.add_later_pieces[(slots, blocks)](offsets, out, partial, n_bags, slots, **tiling)
+    return out.to(table.dtype)
+
+
+def _sum_dtype(table: Float[Tensor, "rows d"]) -> torch.dtype:
+    return torch.float64 if table.dtype == torch.float64 else torch.float32
+
+
+def _slots(nnz: int) -> int:
+    """How many pieces after their bag's first there can be, whatever the bags' lengths."""
+    return (nnz - 1) // PIECE
+
+
+def _tiling(table: Float[Tensor, "rows d"]) -> dict[str, Any]:
+    """The compile-time parameters of a kernel over rows like these."""
+    import triton.language as tl
+
+    width = table.shape[1]
+    block = min(_WIDEST, 1 << (width - 1).bit_length())
+    entries = min(_MOST_ENTRIES, _TILE // block)
+    return {
+        "D": width,
+        "PIECE": PIECE,
+        "ENTRIES": entries,
+        "BLOCK": block,
+        "SUM_IN": tl.float64 if _sum_dtype(table) == torch.float64 else tl.float32,
+        "num_warps": 4 if block * entries > 1024 else 1,
+        # Said because Triton's default changes between versions.
+        "enable_fp_fusion": True,
+    }
+
+
+@cache
+def _kernels() -> Any:
+    from saescope.kernels import triton_kernels
+
+    return triton_kernels
+
+
+def select_batch_topk(
+    x: Float[Tensor, "tokens d"],
+    weight: Float[Tensor, "latents d"],
+    bias: Float[Tensor, "latents"],
+    count: int,
+    *,
+    dtype: torch.dtype | None = None,
+) -> Support:
+    """As `reference.select_batch_topk`, but always min(count, tokens · latents) entries, so that the host need not wait to
+    learn how many there are. Where fewer are positive, the largest of the others fill up: callers rectify values, so such
+    an entry carries zero and no gradient.
+    """
+    n_tokens, n_latents = x.shape[0], weight.shape[0]
+    dtype = dtype or x.dtype
+    x, weight, bias = x.to(dtype), weight.to(dtype), bias.to(dtype)
+    count = min(count, n_tokens * n_latents)
+    if count == 0:
+        return sparse.empty(n_tokens, n_latents, x.device)
+    chunks = token_chunks(n_tokens, n_latents, dtype, x.device)
+    values, positions = x.new_empty(0), torch.empty(0, dtype=torch.int64, device=x.device)
+    for start in chunks:
+        pre = F.linear(x[start : start + chunks.step], weight, bias).flatten()
+        largest = pre.topk(min(count, pre.numel()), sorted=False)
+        # The strongest so far, over which a second top-k is cheap.
+        values = torch.cat([values, largest.values])
+        positions = torch.cat([positions, largest.indices + start * n_latents])
+        if values.numel() > count:
+            values, kept = values.topk(count, sorted=False)
+            positions = positions[kept]
+    return sparse.from_flat(positions.sort().values, n_tokens, n_latents)
+
+
+def select_topk(
+    x: Float[Tensor, "tokens d"],
+    weight: Float[Tensor, "latents d"],
+    bias: Float[Tensor, "latents"],
+    k: int,
+    *,
+    dtype: torch.dtype | None = None,
+) -> Support:
+    """As `reference.select_topk`, but always min(k, latents) entries per token; see `select_batch_topk`."""
+    n_tokens, n_latents = x.shape[0], weight.shape[0]
+    dtype = dtype or x.dtype
+    x, weight, bias = x.to(dtype), weight.to(dtype), bias.to(dtype)
+    k = min(k, n_latents)
+    if n_tokens == 0 or k == 0:
+        return sparse.empty(n_tokens, n_latents, x.device)
+    chunks = token_chunks(n_tokens, n_latents, dtype, x.device)
+    indices = torch.cat(
+        [
+            F.linear(x[start : start + chunks.step], weight, bias).topk(k, dim=1, sorted=False).indices
+            for start in chunks
+        ]
+    )
+    pointers = torch.arange(0, (n_tokens + 1) * k, k, device=x.device)
+    return Support(pointers, indices.sort(dim=1).values.flatten(), n_latents)
+
+
+def select_threshold(
+    x: Float[Tensor, "tokens d"],
+    weight: Float[Tensor, "latents d"],
+    bias: Float[Tensor, "latents"],
+    threshold: Float[Tensor, "latents"],
+) -> tuple[Support, Float[Tensor, "nnz"]]:
+    """See `reference.select_threshold`, and `sparse.select_threshold` for how.
+
+    How many entries there are only the device knows: the host waits once per chunk of tokens and once at the end.
+    """
+    return sparse.select_threshold(x, weight, bias, threshold, product=sampled_product)
+
+
+def tangent(
+    weight: Float[Tensor, "rows d"], grad: Float[Tensor, "rows d"], unit_rows: bool
+) -> tuple[Float[Tensor, "rows"] | None, Float[Tensor, ""]]:
+    """See `reference.tangent`."""
+    if not row_update.fits(weight):
+        return sparse.tangent(weight, grad, unit_rows)
+    along, square = row_update.along_and_square(weight, grad, unit_rows)
+    return along if unit_rows else None, square
+
+
+def adam(
+    weight: Float[Tensor, "rows d"],
+    grad: Float[Tensor, "rows d"],
+    mean: Float[Tensor, "rows d"],
+    square: Float[Tensor, "rows d"],
+    along: Float[Tensor, "rows"] | None,
+    scale: Float[Tensor, ""],
+    step: AdamStep,
+) -> None:
+    """See `reference.adam`."""
+    if row_update.fits(weight):
+        row_update.update(weight, grad, mean, square, along, scale, step)
+    else:
+        sparse.adam(weight, grad, mean, square, along, scale, step)

@@ -1,0 +1,174 @@
+"""What the cuda kernels promise beyond the common contract. Without a GPU they run in Triton's interpreter."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+from torch import Tensor
+from torch._subclasses.fake_tensor import DataDependentOutputException, DynamicOutputShapeException, FakeTensorMode
+
+from saescope.errors import UsageError
+from saescope.kernels import IMPLEMENTATIONS, Support, active, cuda, reference, sparse, using
+from saescope.kernels.operations import AdamStep
+
+needs_triton = pytest.mark.skipif(not cuda.available(), reason=f"the cuda kernels need {cuda.lacking()}")
+DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+# Relative to the sizes of what is summed.
+TOLERANCES = [(torch.float64, 1e-13), (torch.float32, 1e-6), (torch.bfloat16, 2**-8)]
+
+
+def uneven_support(tokens: int, latents: int, generator: torch.Generator) -> Support:
+    """One latent fires on every token and one on none; one token has every latent but that one, and one has none."""
+    mask = torch.rand(tokens, latents, generator=generator) < 2 / latents
+    mask[:, 1] = True
+    mask[tokens // 2] = True
+    mask[0] = False
+    mask[:, latents - 1] = False
+    rows, indices = (part.to(DEVICE) for part in mask.nonzero(as_tuple=True))
+    return Support.from_rows(rows, indices, tokens, latents)
+
+
+@needs_triton
+@pytest.mark.parametrize(("dtype", "tolerance"), TOLERANCES)
+@pytest.mark.parametrize(
+    ("tokens", "latents", "width"),
+    [(1700, 3, 5), (2, 1300, 16), (3, 5, 1030)],
+    ids=["latent longer than three pieces", "token longer than two pieces", "wider than a block"],
+)
+def test_long_sums(tokens: int, latents: int, width: int, dtype: torch.dtype, tolerance: float) -> None:
+    generator = torch.Generator().manual_seed(0)
+    support = uneven_support(tokens, latents, generator)
+
+    def numbers(*shape: int) -> Tensor:
+        return torch.randn(*shape, generator=generator).to(DEVICE, dtype)
+
+    weight, rows, values = numbers(latents, width), numbers(tokens, width), numbers(support.nnz)
+    # The interpreter takes milliseconds for every program of a grid: no products with many bags.
+    calls = [("weight_gradient", (values, rows)), ("latent_sum", (values,))] if latents < 10 else []
+    if tokens < 10:
+        calls += [("decode", (values, weight)), ("sampled_product", (rows, weight))]
+    for name, inputs in calls:
+        mine = getattr(cuda, name)(support, *inputs)
+        exact = getattr(reference, name)(support, *(part.double() for part in inputs))
+        size = getattr(reference, name)(support, *(part.double().abs() for part in inputs))
+        assert mine.dtype == dtype
+        assert ((mine.double() - exact).abs() <= tolerance * size).all(), name
+        assert torch.equal(mine, getattr(cuda, name)(support, *inputs)), "same inputs, same bits"
+
+
+@needs_triton
+def test_inputs_need_not_be_contiguous() -> None:
+    generator = torch.Generator().manual_seed(1)
+    support = uneven_support(6, 5, generator)
+    weight = torch.randn(4, 5, generator=generator).to(DEVICE).T
+    values, rows = torch.ones(1, device=DEVICE).expand(support.nnz), torch.randn(4, 1, device=DEVICE).T.expand(6, 4)
+    torch.testing.assert_close(cuda.decode(support, values, weight), reference.decode(support, values, weight))
+    for name, inputs in (("weight_gradient", (values, rows)), ("sampled_product", (rows, weight))):
+        torch.testing.assert_close(getattr(cuda, name)(support, *inputs), getattr(reference, name)(support, *inputs))
+
+
+def test_batch_topk_in_chunks_is_the_reference_choice(monkeypatch: pytest.MonkeyPatch) -> None:
+    generator = torch.Generator().manual_seed(2)
+    x, weight = torch.randn(100, 16, generator=generator), torch.randn(50, 16, generator=generator)
+    bias = torch.zeros(50)
+    monkeypatch.setenv("SAESCOPE_CHUNK_MIB", str(50 * 4 * 7 / 2**20))
+    for count in (1, 40, 349, 351, 1500):
+        mine, dense = (k.select_batch_topk(x, weight, bias, count) for k in (cuda, reference))
+        assert torch.equal(mine.pointers, dense.pointers)
+        assert torch.equal(mine.indices, dense.indices)
+    mine, dense = (k.select_topk(x, weight, bias, 3) for k in (cuda, reference))
+    assert torch.equal(mine.pointers, dense.pointers)
+    assert torch.equal(mine.indices, dense.indices)
+    assert cuda.select_batch_topk(x, weight, bias, 10**6).nnz == 5000
+
+
+def test_where_nothing_is_positive_entries_stay_and_carry_zero() -> None:
+    x, weight, bias = torch.randn(4, 3), torch.randn(7, 3), torch.full((7,), -1e3)
+    assert cuda.select_batch_topk(x, weight, bias, 9).nnz == 9
+    support = cuda.select_topk(x, weight, bias, 2)
+    assert support.pointers.tolist() == [0, 2, 4, 6, 8]
+    assert ((x @ weight.T + bias)[support.rows, support.indices].relu() == 0).all()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_training_selections_never_wait_for_the_device(dtype: torch.dtype) -> None:
+    """On tensors without data, whatever would have to look at data fails."""
+    with FakeTensorMode():
+        x, weight, bias = torch.empty(7, 5), torch.empty(11, 5), torch.empty(11)
+        for select in (cuda.select_topk, cuda.select_batch_topk):
+            support = select(x, weight, bias, 4, dtype=dtype)
+            assert support.rows.shape == support.by_latent[0].shape == support.indices.shape
+        with pytest.raises((DataDependentOutputException, DynamicOutputShapeException)):
+            sparse.select_topk(x, weight, bias, 4, dtype=dtype)
+
+
+def test_forcing_them_where_they_cannot_run_says_what_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cuda, "lacking", lambda: "Triton (pip install triton)")
+    with pytest.raises(UsageError, match="need Triton"), using("cuda"):
+        pass
+    monkeypatch.setenv("SAESCOPE_KERNELS", "cuda")
+    with pytest.raises(UsageError, match="need Triton"):
+        active(DEVICE)
+    assert "cuda" in IMPLEMENTATIONS
+
+
+@needs_triton
+def test_row_update_refuses_what_it_would_misread() -> None:
+    good, bad = torch.zeros(3, 2, device=DEVICE), torch.zeros(2, 3, device=DEVICE).T
+    with pytest.raises(ValueError, match="contiguous"):
+        cuda.tangent(good, bad, True)
+    with pytest.raises(ValueError, match="contiguous"):
+        cuda.adam(
+            good, good, bad, good, None, torch.ones((), device=DEVICE), AdamStep(1e-3, 0.9, 0.999, 0.1, 0.1, 1e-8)
+        )
+
+
+_COMPILE = """
+import re
+import torch
+from triton import compile
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+from saescope.kernels import cuda, row_update, triton_kernels as kernels
+
+SCALARS = {name: "fp32" for name in ("rate", "keep_m", "take_m", "keep_v", "take_v", "root", "eps")}
+NAMES = {torch.float32: "*fp32", torch.float64: "*fp64", torch.bfloat16: "*bf16"}
+
+def ptx_of(kernel, tiling, types, other):
+    tiling = dict(tiling)
+    options = {name: tiling.pop(name) for name in ("num_warps", "enable_fp_fusion")}
+    types = {"members": "*i64", "offsets": "*i64", "n_bags": "i32", "slots": "i32", **types}
+    names = kernel.arg_names
+    signature = {name: "constexpr" if name in tiling else types.get(name, other) for name in names}
+    aligned = {(i,): [["tt.divisibility", 16]] for i, name in enumerate(names) if signature[name][0] == "*"}
+    source = ASTSource(kernel, signature, tiling, aligned)
+    ptx = compile(source, target=GPUTarget("cuda", 90, 32), options=options).asm["ptx"]
+    assert not re.search(r"\\b(atom|red)\\.", ptx), "sums must not depend on scheduling"
+    return ptx
+
+for width, dtype in ((2304, torch.float32), (2304, torch.bfloat16), (577, torch.float64), (1, torch.float32)):
+    table = torch.empty(1, width, dtype=dtype)
+    summed = NAMES[cuda._sum_dtype(table)]
+    for kernel in (kernels.sum_rows, kernels.add_later_pieces, kernels.dot_rows):
+        ptx = ptx_of(kernel, cuda._tiling(table), {"out": summed, "partial": summed}, NAMES[dtype])
+        if width == 2304:
+            assert "ld.global.v4" in ptx, "rows are read in 16-byte pieces"
+    if dtype == torch.float32:
+        for kernel in (kernels.row_square_norms, kernels.update_row):
+            ptx_of(kernel, row_update._tiling(table) | {"ON_SPHERE": True}, SCALARS, "*fp32")
+"""
+
+
+@needs_triton
+def test_kernels_compile_for_an_h100(tmp_path: object) -> None:
+    """The interpreter takes more than the compiler does. Compiling needs no GPU."""
+    environment = {**os.environ, "TRITON_CACHE_DIR": str(tmp_path)}
+    environment.pop("TRITON_INTERPRET", None)
+    done = subprocess.run(
+        [sys.executable, "-c", _COMPILE], env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
