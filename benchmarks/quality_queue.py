@@ -40,7 +40,9 @@ def queue(cells: Path) -> Iterator[Cell]:
     topk = [Cell("sparsify", "topk", RESID, **ADAM), Cell("sparsify", "topk", RESID, **SIGNUM)]
     yield from topk
     # Every architecture once, on one point.
-    yield from (Cell(library, arch, RESID, FIRST_LR) for arch in ("topk", "batchtopk", "matryoshka") for library in both)
+    yield from (
+        Cell(library, arch, RESID, FIRST_LR) for arch in ("topk", "batchtopk", "matryoshka") for library in both
+    )
     yield from _at_l0(cells, Cell("sae_lens", "standard", RESID, FIRST_LR))
     yield from _at_l0(cells, Cell("sae_lens", "jumprelu", RESID, FIRST_LR))
     # The other point and the skip transcoder, by the rule that every token has k.
