@@ -198,12 +198,13 @@ def memory(bench: Bench) -> Row:
         found = side.ask()
         side.drop()
     above = found["peak_bytes"] - found["before_bytes"] - found["state_bytes"]
-    notes = {name: f"{size / 2**20:,.0f} MiB" for name, size in (
-        ("above_weights_gradients_moments", above),
-        ("weights_gradients_moments", found["state_bytes"]),
-        ("before", found["before_bytes"]),
-        ("one_float32_batch_of_all_latents", 4 * given.memory_d_sae * given.memory_batch),
-    )}  # fmt: skip
+    sizes = {
+        "above_weights_gradients_moments_MiB": above,
+        "weights_gradients_moments_MiB": found["state_bytes"],
+        "before_MiB": found["before_bytes"],
+        "one_float32_batch_of_all_latents_MiB": 4 * given.memory_d_sae * given.memory_batch,
+    }
+    notes = {name: round(size / 2**20) for name, size in sizes.items()}
     return Row(f"memory: {given.memory_arch}, {given.memory_d_sae}, batch {given.memory_batch}", "", "", None, notes)
 
 

@@ -58,8 +58,10 @@ class DictionaryLearning:
 
     @torch.no_grad()
     def ask(self) -> dict[str, Any]:
+        # As in training: chosen over the batch, not by the threshold.
+        chosen = {"use_threshold": False} if hasattr(self.trainer, "threshold_beta") else {}
         with self._autocast:
-            latents = self.trainer.ae.encode(self._batch)
+            latents = self.trainer.ae.encode(self._batch, **chosen)
         return {
             "l0": float((latents != 0).sum()) / self.tokens,
             "dead": int(getattr(self.trainer, "dead_features", 0)),
