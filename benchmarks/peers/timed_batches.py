@@ -15,7 +15,8 @@ from trained import Task
 # Schedules are of a long run held at its middle: full learning rate, and no latent silent for long enough to be dead.
 RUN_STEPS = 100_000
 LR = 1e-3
-# Of the penalties: near 32 latents after a short run. A dense library's step takes as long at any L0.
+# Of the penalties. L0 does not fall to k within the few steps that are timed; the peers' steps, dense products, take as long
+# at any L0.
 COEFFICIENTS = {"jumprelu": 30.0, "standard": 30.0, "gated": 30.0}
 
 
