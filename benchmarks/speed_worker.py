@@ -1,0 +1,156 @@
+"""saescope's training steps, timed on request; see `peers/timed.py` for the requests.
+
+    python speed_worker.py [--threads 2]
+
+A subject's spec has a kind:
+
+    step     one coder's whole optimiser step, as the trainer takes it: arch, data, point, d_sae, k, batch, seed, dead (share)
+    bare     the encoder's product alone, x [batch, d] · Wᵀ [d, d_sae] in bfloat16, its output allocated each time
+    text     a training run from a model (`speed_text`)
+    forward  the model alone (`speed_text`)
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from saescope.lm import has_native_bf16
+from saescope.training import CoderConfig, TrainConfig
+from saescope.training.member import Member
+
+sys.path.append(str(Path(__file__).parent / "peers"))
+from timed import Subject, serve
+from timed_batches import LR, Silenced, batches
+
+# A short run held at its middle: at full learning rate, with L0 steered as in any run, and nothing silent for long enough to
+# be dead by itself.
+RUN_STEPS = 400
+TOP_K = ("topk", "batchtopk", "matryoshka")
+LONG_AGO = 10**12
+
+
+class Step:
+    def __init__(self, spec: dict[str, Any]) -> None:
+        self.tokens = spec["batch"]
+        self._batches = _stored(spec)
+        self._batch = next(self._batches)
+        rows = self._batch.float()
+        mean = rows.mean(0)
+        moments = {"x": (mean, float((rows - mean).pow(2).sum(1).mean()))}
+        options = {"k": spec["k"]} if spec["arch"] in TOP_K else {"l0": float(spec["k"])}
+        coder = CoderConfig(
+            name="x", arch=spec["arch"], d_sae=spec["d_sae"], options=options, reads=("x",), lr=LR, seed=spec["seed"]
+        )
+        run = TrainConfig(coders=(coder,), batch_size=self.tokens, warmup=0, dead_after=1)
+        device = torch.device("cpu")
+        selection = torch.bfloat16 if has_native_bf16(device) else torch.float32
+        self.member = Member(coder, run, {"x": slice(0, rows.shape[1])}, moments, RUN_STEPS, device, selection)
+        self.member.prepare(self._batch)
+        self._silenced = Silenced(self.member.coder.W_enc_rows, spec["dead"])
+        self._l0 = 0.0
+        self._seen: Any = None
+
+    def load(self) -> None:
+        self._batch = next(self._batches)
+        self._seen = None
+        self._silenced.restore()
+        self.member.firing.silent[self._silenced.count :] = 0
+        self.member.firing.silent[: self._silenced.count] = LONG_AGO
+
+    def step(self) -> None:
+        self._seen, _ = self.member.step(self._batch, RUN_STEPS // 2)
+
+    def ask(self) -> dict[str, Any]:
+        coder, dead = self.member.coder, self.member.firing.dead(self.member.dead_horizon)
+        return {
+            "l0": float(self._seen.done.l0),
+            "dead": int(dead.sum()),
+            "selection": str(self.member.selection).removeprefix("torch."),
+            # Weights, gradients and Adam's two moments.
+            "state_bytes": 4 * sum(p.numel() * p.element_size() for p in coder.parameters()),
+        }
+
+
+class Bare:
+    def __init__(self, spec: dict[str, Any]) -> None:
+        self.tokens = spec["batch"]
+        self._batches = _stored(spec)
+        self._batch = next(self._batches)
+        generator = torch.Generator().manual_seed(spec["seed"])
+        self._weight = torch.randn(spec["d_sae"], self._batch.shape[1], generator=generator).bfloat16()
+
+    def load(self) -> None:
+        self._batch = next(self._batches)
+
+    def step(self) -> None:
+        self._batch @ self._weight.T
+
+    def ask(self) -> dict[str, Any]:
+        return {}
+
+
+class Watched:
+    """Steps in whose making and running the process's own memory is watched. Best in a fresh process."""
+
+    def __init__(self, spec: dict[str, Any]) -> None:
+        self._before = _own_bytes()
+        self._peak = self._before
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._watch, daemon=True)
+        self._thread.start()
+        self._inner = Step(spec)
+        self.tokens = self._inner.tokens
+        self.load, self.step = self._inner.load, self._inner.step
+
+    def _watch(self) -> None:
+        while not self._ended.wait(0.005):
+            self._peak = max(self._peak, _own_bytes())
+
+    def ask(self) -> dict[str, Any]:
+        return self._inner.ask() | {"before_bytes": self._before, "peak_bytes": self._peak}
+
+    def close(self) -> None:
+        self._ended.set()
+        self._thread.join()
+
+
+def _stored(spec: dict[str, Any]) -> Iterator[Tensor]:
+    """Batches in bfloat16, as saescope's streams give them."""
+    return (batch.bfloat16() for batch in batches(spec))
+
+
+def _own_bytes() -> int:
+    """Anonymous memory of this process."""
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith("RssAnon:"):
+            return int(line.split()[1]) * 1024
+    raise RuntimeError("this system does not say how much anonymous memory a process has")
+
+
+KINDS = {"step": Step, "bare": Bare, "memory": Watched}
+
+
+def make(spec: dict[str, Any]) -> Subject:
+    if spec["kind"] in ("text", "forward"):
+        import speed_text
+
+        return speed_text.make(spec)
+    return KINDS[spec["kind"]](spec)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--threads", type=int, default=0, help="default: torch's own choice")
+    serve(make, ["saescope"], parser.parse_args().threads)
+
+
+if __name__ == "__main__":
+    main()
