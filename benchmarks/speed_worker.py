@@ -19,6 +19,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+# Before torch, as on the command line: it chooses how torch's threads wait.
+import saescope  # noqa: F401
+
+# isort: split
 import torch
 from torch import Tensor
 

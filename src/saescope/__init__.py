@@ -38,11 +38,11 @@ if TYPE_CHECKING:
     from saescope.training import TrainConfig as TrainConfig
     from saescope.training import train as train
 
-# torch and its threads read these once, when they start; whoever set them, or imported torch first, keeps their own way.
+# Read once, the first by torch's first allocation, the second when its threads are loaded; whoever set them keeps their way.
 # Large pages: a step's fresh memory costs a fault a page, and there are thousands. Passive waiting: torch's idle threads would
 # spin on the cores that the kernels' own threads compute on.
+os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
 if "torch" not in sys.modules:
-    os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 # Where each public name lives. They are imported when first used: `saescope --help` should not wait for torch.

@@ -106,7 +106,9 @@ def time_steps(shape: Shape, *, pairs: int = 9, device: torch.device | str = "au
 
     def step(member: Member, index: int) -> float:
         if shape.dead:
-            member.firing.silent[: round(shape.dead * shape.d_sae)] = 10 * member.dead_horizon
+            silent = member.firing.silent.clone()
+            silent[: round(shape.dead * shape.d_sae)] = 10 * member.dead_horizon
+            member.firing.load(silent)
         started = wait_and_clock(device)
         loss, _ = member.step(batch, index)
         seconds = wait_and_clock(device) - started

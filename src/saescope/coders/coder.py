@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from jaxtyping import Float
@@ -13,6 +13,9 @@ from saescope.coders.codes import Codes
 from saescope.coders.metadata import CoderMetadata, Slice
 from saescope.errors import CoderError
 from saescope.kernels import Support, active, decode_from, preactivations_on
+
+# Picks latents: the encoder's input [tokens, d_in], its rows [d_sae, d_in], its biases [d_sae].
+Choose = Callable[[Tensor, Tensor, Tensor], Support]
 
 
 class SparseCoder(nn.Module):
@@ -109,7 +112,7 @@ class SparseCoder(nn.Module):
         return x.to(device=self.device, dtype=self.dtype)
 
     def centred(self, x: Float[Tensor, "tokens d_in"]) -> Float[Tensor, "tokens d_in"]:
-        """The encoder's input: x - b_dec for an SAE, x itself for a transcoder. No gradient to b_dec; see `values_on`."""
+        """The encoder's input: x - b_dec for an SAE, x itself for a transcoder. No gradient to b_dec; see `chosen`."""
         return x - self.b_dec.detach() if self.apply_b_dec_to_input else x
 
     def extra(self, name: str) -> Tensor:
@@ -118,22 +121,35 @@ class SparseCoder(nn.Module):
         return value
 
     def preactivations_on(
-        self, support: Support, x: Float[Tensor, "tokens d_in"], known: Float[Tensor, "nnz"] | None = None
+        self,
+        support: Support,
+        x: Float[Tensor, "tokens d_in"],
+        *,
+        known: Float[Tensor, "nnz"] | None = None,
+        centred: Float[Tensor, "tokens d_in"] | None = None,
     ) -> Float[Tensor, "nnz"]:
-        """Pre-activations of given latents at given tokens, differentiable in x and the weights; `known` if they are."""
-        return preactivations_on(support, x, self.W_enc_rows, self.b_enc, self.input_shift, known)
+        """Pre-activations of given latents at given tokens, differentiable in x and the weights. `known`: these, `centred`: the
+        encoder's input, where they have been computed already."""
+        return preactivations_on(
+            support, x, self.W_enc_rows, self.b_enc, self.input_shift, known=known, centred=centred
+        )
 
-    @torch.no_grad()
-    def above(
-        self, x: Float[Tensor, "tokens d_in"], threshold: Float[Tensor, "d_sae"]
-    ) -> tuple[Support, Float[Tensor, "nnz"]]:
-        """The latents whose pre-activation is above `threshold` and above zero, and their pre-activations."""
-        kernels = active(self.device)
-        return kernels.select_threshold(self.centred(x), self.W_enc_rows, self.b_enc, threshold.to(x.dtype))
+    def chosen(self, x: Float[Tensor, "tokens d_in"], choose: Choose) -> Codes:
+        """Rectified pre-activations, differentiable, of the latents that `choose` picks without gradient, from the encoder's
+        input, W_enc by rows and b_enc."""
+        with torch.no_grad():
+            centred = self.centred(x)
+            support = choose(centred, self.W_enc_rows, self.b_enc)
+        return Codes(support, self.preactivations_on(support, x, centred=centred).relu())
 
-    def values_on(self, support: Support, x: Float[Tensor, "tokens d_in"]) -> Float[Tensor, "nnz"]:
-        """Rectified pre-activations of given latents at given tokens, differentiable in x and the weights."""
-        return self.preactivations_on(support, x).relu()
+    def above(self, x: Float[Tensor, "tokens d_in"], threshold: Float[Tensor, "d_sae"]) -> Codes:
+        """Pre-activations, differentiable, that are above `threshold` and above zero."""
+        with torch.no_grad():
+            centred = self.centred(x)
+            support, known = active(self.device).select_threshold(
+                centred, self.W_enc_rows, self.b_enc, threshold.to(x.dtype)
+            )
+        return Codes(support, self.preactivations_on(support, x, known=known, centred=centred))
 
     def encode(self, x: Float[Tensor, "tokens d_in"]) -> Codes:
         """Codes of raw activations. Raises `CoderError` on a wrong width."""

@@ -26,8 +26,10 @@ class _Preactivations(torch.autograd.Function):
         bias: Tensor,
         support: Support,
         known: Tensor | None,
+        centred: Tensor | None,
     ) -> Tensor:
-        centred = x if shift is None else x - shift
+        if centred is None:
+            centred = x if shift is None else x - shift
         ctx.save_for_backward(centred, weight)
         ctx.support, ctx.shifted = support, shift is not None
         if known is not None:
@@ -49,7 +51,7 @@ class _Preactivations(torch.autograd.Function):
             # Summed over the batch first: a vector times the encoder, not another product over all tokens.
             assert d_bias is not None
             d_shift = -(d_bias @ weight)
-        return d_x, d_shift, d_weight, d_bias if needs_bias else None, None, None
+        return d_x, d_shift, d_weight, d_bias if needs_bias else None, None, None, None
 
 
 class _PerLatent(torch.autograd.Function):
@@ -87,11 +89,17 @@ def preactivations_on(
     weight: Float[Tensor, "latents d_in"],
     bias: Float[Tensor, "latents"],
     shift: Float[Tensor, "d_in"] | None = None,
+    *,
     known: Float[Tensor, "nnz"] | None = None,
+    centred: Float[Tensor, "tokens d_in"] | None = None,
 ) -> Float[Tensor, "nnz"]:
-    """(x - shift) · weightᵀ + bias at the support. Differentiable in x, shift, weight and bias. `known`: these values, where
-    selection has computed them already."""
-    values: Tensor = _Preactivations.apply(x, shift, weight, bias, support, known)  # type: ignore[no-untyped-call]
+    """(x - shift) · weightᵀ + bias at the support. Differentiable in x, shift, weight and bias.
+
+    `known`: these values, `centred`: x - shift, where selection has computed them already.
+    """
+    values: Tensor = _Preactivations.apply(  # type: ignore[no-untyped-call]
+        x, shift, weight, bias, support, known, centred
+    )
     return values
 
 

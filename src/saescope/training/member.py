@@ -80,7 +80,9 @@ class Member:
         x, _ = self.inputs(batch)
         self.coder.architecture.prepare(self.coder, x, warm=self._warm)
 
-    def _aux(self, n_tokens: int) -> AuxTerm:
+    def _aux(self, n_tokens: int) -> AuxTerm | None:
+        if not self.firing.any_dead(self.dead_horizon):
+            return None
         k = self.run.aux_k or max(1, self.coder.d_in // 2)
         tokens = max(1, round(self.run.aux_share * n_tokens))
         return AuxTerm(self.firing.dead(self.dead_horizon), k, tokens, self.run.aux_coefficient)
@@ -134,7 +136,7 @@ class Member:
 
         self.coder.load_state_dict(part("coder."))
         self.optimiser.load_state(part("adam."))
-        self.firing.silent.copy_(tensors["firing.silent"])
+        self.firing.load(tensors["firing.silent"])
 
 
 def _width(columns: slice) -> int:

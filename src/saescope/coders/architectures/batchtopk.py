@@ -55,11 +55,10 @@ class BatchTopK(Architecture):
 
     def choose(self, coder: SparseCoder, x: Float[Tensor, "tokens d_in"], selection: torch.dtype) -> Codes:
         """The batch's k·T strongest latents, values carrying gradient."""
-        with torch.no_grad():
-            support = active(coder.device).select_batch_topk(
-                coder.centred(x), coder.W_enc_rows, coder.b_enc, self.options.k * x.shape[0], dtype=selection
-            )
-        return Codes(support, coder.values_on(support, x))
+        kernels, count = active(coder.device), self.options.k * x.shape[0]
+        return coder.chosen(
+            x, lambda x, weight, bias: kernels.select_batch_topk(x, weight, bias, count, dtype=selection)
+        )
 
     def training_pass(
         self,
@@ -74,10 +73,14 @@ class BatchTopK(Architecture):
     def after_step(self, coder: SparseCoder, done: TrainingPass, step: int, n_steps: int) -> None:
         super().after_step(coder, done, step, n_steps)
         values = done.codes.values
-        positive = values[values > 0]
-        if positive.numel():
-            coder.extra("threshold_sum").mul_(_MEMORY).add_(positive.min().double(), alpha=1 - _MEMORY)
-            coder.extra("threshold_weight").mul_(_MEMORY).add_(1 - _MEMORY)
+        if values.numel() == 0:
+            return
+        # Written without looking at a value, for which a GPU would have to be waited for.
+        smallest = torch.where(values > 0, values, torch.inf).min().double()
+        found = smallest.isfinite()
+        for name, new in (("threshold_sum", smallest), ("threshold_weight", torch.ones_like(smallest))):
+            kept = coder.extra(name)
+            kept.copy_(torch.where(found, kept.lerp(new, 1 - _MEMORY), kept))
 
     def inference_tensors(
         self, coder: SparseCoder, norms: Float[Tensor, "d_sae"], moved: Float[Tensor, "d_sae"]

@@ -41,11 +41,11 @@ class Gated(SteeredArchitecture):
 
     def gate(self, coder: SparseCoder, x: Float[Tensor, "tokens d_in"]) -> tuple[Codes, Codes]:
         """The codes, and on the same support the gates π."""
-        support, known = coder.above(x, torch.zeros_like(coder.b_enc))
-        gates = coder.preactivations_on(support, x, known)
+        opened = coder.above(x, torch.zeros_like(coder.b_enc))
+        support, gates = opened.support, opened.values
         gain = per_latent(support, coder.extra("r_mag").exp())
         magnitudes = (gates - per_latent(support, coder.b_enc)) * gain + per_latent(support, coder.extra("b_mag"))
-        return Codes(support, magnitudes.relu()), Codes(support, gates)
+        return Codes(support, magnitudes.relu()), opened
 
     def encode(self, coder: SparseCoder, x: Float[Tensor, "tokens d_in"]) -> Codes:
         return self.gate(coder, x)[0].without_zeros()

@@ -49,8 +49,8 @@ class JumpReLUOptions(SteeredOptions):
 
 def encode_above(coder: SparseCoder, x: Float[Tensor, "tokens d_in"], threshold: Float[Tensor, "d_sae"]) -> Codes:
     """Codes of every latent whose pre-activation is above `threshold` and above zero."""
-    support, known = coder.above(x, threshold)
-    return Codes(support, coder.preactivations_on(support, x, known).relu())
+    pre = coder.above(x, threshold)
+    return Codes(pre.support, pre.values.relu())
 
 
 @register
@@ -87,8 +87,8 @@ class JumpReLU(SteeredArchitecture):
         selection: torch.dtype,
     ) -> TrainingPass:
         threshold, width = coder.extra("threshold"), self.options.bandwidth
-        support, known = coder.above(x, threshold.detach() - width / 2)
-        pre, theta = coder.preactivations_on(support, x, known), per_latent(support, threshold)
+        near = coder.above(x, threshold.detach() - width / 2)
+        support, pre, theta = near.support, near.values, per_latent(near.support, threshold)
         values: Tensor = _Jump.apply(pre, theta, width)  # type: ignore[no-untyped-call]
         codes = Codes(support, values)
         return TrainingPass.single(codes, coder, x, self.penalty(coder, codes, pre, theta))

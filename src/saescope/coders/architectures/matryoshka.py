@@ -66,8 +66,11 @@ class Matryoshka(BatchTopK):
         ends = torch.tensor(self.levels()[:-1], device=codes.indices.device)
         group = torch.bucketize(codes.indices, ends, right=True)
         n_groups = len(self.levels())
-        counts = torch.bincount(codes.rows() * n_groups + group, minlength=codes.n_tokens * n_groups)
-        return torch.cat([counts.new_zeros(1), counts.cumsum(0)])
+        pointers = torch.zeros(codes.n_tokens * n_groups + 1, dtype=torch.int64, device=codes.indices.device)
+        one = torch.ones(1, dtype=torch.int64, device=codes.indices.device).expand(codes.nnz)
+        counts = pointers[1:].scatter_add_(0, codes.rows() * n_groups + group, one)
+        torch.cumsum(counts, 0, out=counts)
+        return pointers
 
     def training_pass(
         self,

@@ -62,8 +62,9 @@ class Standard(SteeredArchitecture):
 
     def penalty(self, coder: SparseCoder, codes: Codes) -> Float[Tensor, ""]:
         """Σ f^p / (tokens · d_out)."""
-        power = float(coder.extra("power"))
-        size = codes.values if power == 1.0 else (codes.values + _SOFT) ** power
+        size = codes.values
+        if self.options.p < 1:
+            size = (size + _SOFT) ** coder.extra("power").to(size.dtype)
         return size.sum() / (max(1, codes.n_tokens) * coder.d_out)
 
     @torch.no_grad()

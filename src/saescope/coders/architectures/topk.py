@@ -36,11 +36,8 @@ class TopK(Architecture):
         self, coder: SparseCoder, x: Float[Tensor, "tokens d_in"], k: int, selection: torch.dtype | None
     ) -> Codes:
         """Each token's k strongest latents, values carrying gradient."""
-        with torch.no_grad():
-            support = active(coder.device).select_topk(
-                coder.centred(x), coder.W_enc_rows, coder.b_enc, k, dtype=selection
-            )
-        return Codes(support, coder.values_on(support, x))
+        kernels = active(coder.device)
+        return coder.chosen(x, lambda x, weight, bias: kernels.select_topk(x, weight, bias, k, dtype=selection))
 
     def encode(self, coder: SparseCoder, x: Float[Tensor, "tokens d_in"]) -> Codes:
         return self.choose(coder, x, self.options.k, None).without_zeros()
