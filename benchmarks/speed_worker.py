@@ -66,8 +66,9 @@ class Step:
         self._batch = next(self._batches)
         self._seen = None
         self._silenced.restore()
-        self.member.firing.silent[self._silenced.count :] = 0
-        self.member.firing.silent[: self._silenced.count] = LONG_AGO
+        silent = torch.zeros_like(self.member.firing.silent)
+        silent[: self._silenced.count] = LONG_AGO
+        self.member.firing.load(silent)
 
     def step(self) -> None:
         self._seen, _ = self.member.step(self._batch, RUN_STEPS // 2)

@@ -22,8 +22,10 @@ def test_stages_are_a_step_and_ratios_are_of_pairs(arch: str) -> None:
     assert len(found.steps) == len(found.products) == len(found.ratios) == 3
     assert found.ratios == sorted(found.ratios)
     assert all(seconds >= 0 for seconds in found.stages.values())
-    busy = [name for name, seconds in found.stages.items() if seconds > 0]
-    assert len(busy) == len(found.stages), "every stage of a training step was seen"
+    idle = {name for name, seconds in found.stages.items() if seconds == 0}
+    # Where latents are chosen by a threshold, choosing them has computed their values.
+    by_threshold = arch in ("jumprelu", "gated", "standard")
+    assert idle == ({"values of the chosen"} if by_threshold else set()), "every stage of a training step was seen"
     assert found.tokens_per_second == pytest.approx(64 / found.step)
     assert 0 < found.l0 < 96
 

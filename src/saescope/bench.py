@@ -32,8 +32,8 @@ if TYPE_CHECKING:
 # What each operation of the kernels is, in a training step.
 STAGES = {
     "encoder product and choice of latents": ("select_topk", "select_batch_topk", "select_threshold"),
-    "values of the chosen, and their gradient": ("sampled_product",),
-    "decode": ("decode",),
+    "values of the chosen": ("sampled_product",),
+    "decode, error, gradient of the values": ("reconstruct", "decode"),
     "weight gradients": ("weight_gradient", "latent_sum"),
     "projection, clipping, Adam, unit rows": ("tangent", "adam"),
 }

@@ -149,6 +149,35 @@ def test_float32_products_equal_the_dense_ones(name: str, problem: Problem) -> N
 
 @pytest.mark.parametrize("name", OTHERS)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("rest_rows", [0, 1])
+@pytest.mark.parametrize(("tokens", "levels"), [(0, 1), (1, 1), (9, 1), (9, 3), (140, 2)])
+def test_reconstruction_equals_its_definition(
+    name: str, dtype: torch.dtype, rest_rows: int, tokens: int, levels: int
+) -> None:
+    generator = torch.Generator().manual_seed(5)
+    device, width, latents = for_kernels(name), 11, 17
+    mask = torch.rand(tokens * levels, latents, generator=generator) < 0.4
+    rows, indices = mask.nonzero(as_tuple=True)
+    support = Support.from_rows(rows, indices, tokens * levels, latents)
+
+    def normal(*shape: int) -> Tensor:
+        return torch.randn(*shape, generator=generator, dtype=torch.float64)
+
+    values, weight, y = normal(support.nnz), normal(latents, width), normal(tokens, width)
+    rest = normal(tokens, width) if rest_rows else normal(width)
+    dense = reference.reconstruct(support, values, weight, rest, y, levels)
+    there = Support.from_rows(rows.to(device), indices.to(device), tokens * levels, latents)
+    mine = IMPLEMENTATIONS[name].reconstruct(
+        there, *(part.to(device, dtype) for part in (values, weight, rest, y)), levels
+    )
+    tolerance = 1e-4 if dtype == torch.float32 else 1e-11
+    for field in fields(dense):
+        one, other = getattr(mine, field.name).cpu().double(), getattr(dense, field.name)
+        torch.testing.assert_close(one, other, rtol=tolerance, atol=tolerance, msg=lambda m, f=field: f"{f.name}: {m}")
+
+
+@pytest.mark.parametrize("name", OTHERS)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("unit_rows", [True, False])
 @pytest.mark.parametrize("shape", [(1, 1), (130, 7), (257, 64)])
 def test_adam_on_the_sphere_equals_its_definition(

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from saescope.coders.codes import Codes
 from saescope.errors import UsageError, nearest
-from saescope.kernels import decode_from
+from saescope.kernels import Support
 
 if TYPE_CHECKING:
     from saescope.coders.coder import SparseCoder
@@ -35,26 +35,17 @@ class TrainingPass:
     """One batch through a coder in training.
 
     codes: the chosen latents, their values carrying gradient.
-    parts [tokens, levels, d_out], offset [d_out] or [tokens, d_out]: level l reconstructs as the sum of its first l parts
-    plus the offset; the last level is the coder's output. The loss is the mean over levels. Most have one level.
+    rest [d_out] or [tokens, d_out]: what is added to what they decode to.
     penalty: added to the loss as it is, or None.
+    by_level: the codes' support cut into `n_levels` rows a token: level l reconstructs from the first l of them, and the loss
+    is the mean over levels. The last level is the coder's output. Most have one level, the support as it is.
     """
 
     codes: Codes
-    parts: Float[Tensor, "tokens levels d_out"]
-    offset: Float[Tensor, "*tokens d_out"]
+    rest: Float[Tensor, "*tokens d_out"]
     penalty: Float[Tensor, ""] | None = None
-
-    @staticmethod
-    def single(
-        codes: Codes,
-        coder: SparseCoder,
-        x: Float[Tensor, "tokens d_in"],
-        penalty: Float[Tensor, ""] | None = None,
-    ) -> TrainingPass:
-        """A pass with one level: the whole reconstruction from `codes`."""
-        decoded = decode_from(codes.support, codes.values, coder.W_dec)
-        return TrainingPass(codes, decoded.unsqueeze(1), coder.b_dec + coder.skip(x), penalty)
+    by_level: Support | None = None
+    n_levels: int = 1
 
     @property
     def l0(self) -> Float[Tensor, ""]:

@@ -161,8 +161,11 @@ class SparseCoder(nn.Module):
             raise CoderError(
                 f"codes of {codes.d_sae} latents given to a coder of {self.d_sae}; they are another coder's"
             )
-        out = decode_from(codes.support, codes.values.to(self.dtype), self.W_dec) + self.b_dec
-        return out + self.skip(x)
+        return decode_from(codes.support, codes.values.to(self.dtype), self.W_dec) + self.rest(x)
+
+    def rest(self, x: Float[Tensor, "tokens d_in"] | None) -> Float[Tensor, "*tokens d_out"]:
+        """What the output has beside the latents' part: b_dec [d_out], or with a skip connection [tokens, d_out]."""
+        return self.b_dec + self.skip(x)
 
     def skip(self, x: Float[Tensor, "tokens d_in"] | None) -> Float[Tensor, "tokens d_out"] | float:
         """The skip connection's part of the output; 0 for coders without one."""

@@ -1,8 +1,8 @@
 """The few hot operations: one meaning each (`reference`), chosen at run time (`dispatch`), differentiable (`autograd`)."""
 
-from saescope.kernels.autograd import decode_from, per_latent, preactivations_on
+from saescope.kernels.autograd import decode_from, per_latent, preactivations_on, reconstruction_error
 from saescope.kernels.dispatch import IMPLEMENTATIONS, VARIABLE, active, using
-from saescope.kernels.operations import AdamStep, Kernels
+from saescope.kernels.operations import AdamStep, Kernels, Reconstruction
 from saescope.kernels.support import Support
 
 __all__ = [
@@ -10,10 +10,12 @@ __all__ = [
     "VARIABLE",
     "AdamStep",
     "Kernels",
+    "Reconstruction",
     "Support",
     "active",
     "decode_from",
     "per_latent",
     "preactivations_on",
+    "reconstruction_error",
     "using",
 ]

@@ -83,6 +83,29 @@ class _Decode(torch.autograd.Function):
         return d_values, d_weight, None
 
 
+class _ReconstructionError(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, values: Tensor, weight: Tensor, rest: Tensor, y: Tensor, support: Support, n_levels: int
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        found = dispatch.active(weight.device).reconstruct(support, values, weight, rest, y, n_levels)
+        ctx.save_for_backward(values)
+        ctx.found, ctx.support, ctx.n_levels, ctx.one_rest = found, support, n_levels, rest.ndim == 1
+        last = found.squares[-1]
+        ctx.mark_non_differentiable(last, found.sums)
+        return found.squares.sum(), last, found.sums
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        found, (values,) = ctx.found, ctx.saved_tensors
+        del ctx.found
+        factor = -2 * grads[0]
+        d_weight = dispatch.active(values.device).weight_gradient(ctx.support, factor * values, found.sums)
+        first = found.sums[:: ctx.n_levels]
+        d_rest = (first.sum(0) if ctx.one_rest else first) * factor
+        return factor * found.slopes, d_weight, d_rest, None, None, None
+
+
 def preactivations_on(
     support: Support,
     x: Float[Tensor, "tokens d_in"],
@@ -115,3 +138,23 @@ def decode_from(
     """Σ values · weight rows, per row of the support. Differentiable in values and weight."""
     out: Tensor = _Decode.apply(values, weight, support)  # type: ignore[no-untyped-call]
     return out
+
+
+def reconstruction_error(
+    support: Support,
+    values: Float[Tensor, "nnz"],
+    weight: Float[Tensor, "latents d"],
+    rest: Float[Tensor, "*tokens d"],
+    y: Float[Tensor, "tokens d"],
+    n_levels: int = 1,
+) -> tuple[Float[Tensor, ""], Float[Tensor, ""], Float[Tensor, "rows d"]]:
+    """Squared errors, summed over tokens, of the reconstructions rest + Σ first parts, one for each of `n_levels` rows that a
+    token has in `support`: their sum over levels; the last level's; and `Reconstruction.sums`, whose last row of each token
+    is the last level's error y - ŷ.
+
+    The first is differentiable, once, in values, weight and rest; the others are constants.
+    """
+    total, last, sums = _ReconstructionError.apply(  # type: ignore[no-untyped-call]
+        values, weight, rest, y, support, n_levels
+    )
+    return total, last, sums

@@ -48,6 +48,68 @@ def sampled_rows(
 
 
 @_compiled
+def reconstructed_rows(
+    start: int,
+    stop: int,
+    n_levels: int,
+    pointers: Ints,
+    indices: Ints,
+    values: Floats,
+    weight: Floats,
+    rest: Floats,
+    y: Floats,
+    sums: Floats,
+    slopes: Floats,
+    squares: NDArray[np.float64],
+) -> None:
+    """`reference.reconstruct` of a range of tokens, a token at a time: its rows of `weight` are read twice, the second time
+    from cache. rest [1 or tokens, d]. Adds to squares [levels]."""
+    width = y.shape[1]
+    one_rest = rest.shape[0] == 1
+    for token in range(start, stop):
+        target, base = y[token], rest[0 if one_rest else token]
+        first = token * n_levels
+        for row in range(first, first + n_levels):
+            total = sums[row]
+            if row == first:
+                for i in range(width):
+                    total[i] = target[i] - base[i]
+            else:
+                before = sums[row - 1]
+                for i in range(width):
+                    total[i] = before[i]
+            j, end = pointers[row], pointers[row + 1]
+            while j + 4 <= end:
+                p, q, r, s = values[j], values[j + 1], values[j + 2], values[j + 3]
+                t, u = weight[indices[j]], weight[indices[j + 1]]
+                v, w = weight[indices[j + 2]], weight[indices[j + 3]]
+                for i in range(width):
+                    total[i] -= (p * t[i] + q * u[i]) + (r * v[i] + s * w[i])
+                j += 4
+            while j < end:
+                p, t = values[j], weight[indices[j]]
+                for i in range(width):
+                    total[i] -= p * t[i]
+                j += 1
+            square = np.float32(0)
+            for i in range(width):
+                square += total[i] * total[i]
+            squares[row - first] += square
+        for row in range(first + n_levels - 2, first - 1, -1):
+            total, after = sums[row], sums[row + 1]
+            for i in range(width):
+                total[i] += after[i]
+        for row in range(first, first + n_levels):
+            total = sums[row]
+            for j in range(pointers[row], pointers[row + 1]):
+                t = weight[indices[j]]
+                slope = np.float32(0)
+                for i in range(width):
+                    slope += total[i] * t[i]
+                slopes[j] = slope
+
+
+@_compiled
 def summed_rows(
     start: int, stop: int, pointers: Ints, members: Ints, rows: Ints, weights: Floats, table: Floats, out: Floats
 ) -> None:

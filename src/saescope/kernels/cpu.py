@@ -20,7 +20,7 @@ from torch import Tensor
 
 from saescope.kernels import compiled, recycling, sparse
 from saescope.kernels.chunks import token_chunks
-from saescope.kernels.operations import AdamStep
+from saescope.kernels.operations import AdamStep, Reconstruction
 from saescope.kernels.rounding import factors, with_room_for_rounding
 from saescope.kernels.sparse import decode, empty, latent_sum
 from saescope.kernels.support import Support
@@ -31,6 +31,7 @@ __all__ = [
     "decode",
     "latent_sum",
     "name",
+    "reconstruct",
     "sampled_product",
     "select_batch_topk",
     "select_threshold",
@@ -73,6 +74,31 @@ def sampled_product(
         pointers=support.pointers,
     )
     return out
+
+
+def reconstruct(
+    support: Support,
+    values: Float[Tensor, "nnz"],
+    weight: Float[Tensor, "latents d"],
+    rest: Float[Tensor, "*tokens d"],
+    y: Float[Tensor, "tokens d"],
+    n_levels: int,
+) -> Reconstruction:
+    """See `reference.reconstruct`: one pass, a token at a time."""
+    if any(given.dtype != torch.float32 for given in (values, weight, rest, y)):
+        return sparse.reconstruct(support, values, weight, rest, y, n_levels)
+    sums, slopes = recycling.take(support.n_rows, y.shape[1]), torch.empty(support.nnz)
+    given = (_array(support.pointers), _array(support.indices), _array(values), _array(weight))
+    flat = (_array(rest.reshape(-1, y.shape[1])), _array(y), _array(sums), _array(slopes))
+
+    def work(start: int, stop: int) -> NDArray[np.float64]:
+        squares = np.zeros(n_levels)
+        compiled.reconstructed_rows(start, stop, n_levels, *given, *flat, squares)
+        return squares
+
+    by_token = support.pointers[::n_levels].contiguous()
+    parts = in_ranges(work, y.shape[0], _LEAST_ROWS, pointers=by_token)
+    return Reconstruction(sums, slopes, torch.from_numpy(np.sum(parts, axis=0)).float())
 
 
 def weight_gradient(

@@ -33,7 +33,7 @@ from torch import Tensor
 
 from saescope.kernels import row_update, sparse
 from saescope.kernels.chunks import token_chunks
-from saescope.kernels.operations import AdamStep
+from saescope.kernels.operations import AdamStep, Reconstruction
 from saescope.kernels.support import Support
 
 name = "cuda"
@@ -74,6 +74,18 @@ def weight_gradient(
     """See `reference.weight_gradient`. The same sum as `decode`, on the transposed pattern."""
     order, offsets = support.by_latent
     return _sum_rows(support.rows[order], values[order], rows, offsets)
+
+
+def reconstruct(
+    support: Support,
+    values: Float[Tensor, "nnz"],
+    weight: Float[Tensor, "latents d"],
+    rest: Float[Tensor, "*tokens d"],
+    y: Float[Tensor, "tokens d"],
+    n_levels: int,
+) -> Reconstruction:
+    """See `reference.reconstruct`."""
+    return sparse.reconstruct(support, values, weight, rest, y, n_levels, product=sampled_product, decoding=decode)
 
 
 def latent_sum(support: Support, values: Float[Tensor, "nnz"]) -> Float[Tensor, "latents"]:

@@ -24,6 +24,24 @@ class AdamStep:
     eps: float
 
 
+@dataclass(frozen=True)
+class Reconstruction:
+    """Errors of nested reconstructions, and what the gradient of their squares needs.
+
+    With C of `n_levels` rows a token, parts_g = the token's g-th row of C @ weight and e_l = y - rest - Σ_{g<=l} parts_g:
+
+    sums [tokens · levels, d]: Σ_{l>=g} e_l in row g of each token; the last row of a token is the last level's error.
+    slopes [nnz]: the entry's row of sums, times its latent's row of weight.
+    squares [levels]: Σ over tokens of ‖e_l‖².
+
+    The gradient of squares.sum() is -2·slopes in the values, -2·Cᵀ @ sums in the weight, -2·(first rows of sums) in rest.
+    """
+
+    sums: Float[Tensor, "rows d"]
+    slopes: Float[Tensor, "nnz"]
+    squares: Float[Tensor, "levels"]
+
+
 class Kernels(Protocol):
     """A module with these functions. C is the [rows, latents] matrix with `values` at the support, zero elsewhere."""
 
@@ -44,6 +62,17 @@ class Kernels(Protocol):
         self, support: Support, values: Float[Tensor, "nnz"], rows: Float[Tensor, "rows d"]
     ) -> Float[Tensor, "latents d"]:
         """Cᵀ @ rows."""
+
+    def reconstruct(
+        self,
+        support: Support,
+        values: Float[Tensor, "nnz"],
+        weight: Float[Tensor, "latents d"],
+        rest: Float[Tensor, "*tokens d"],
+        y: Float[Tensor, "tokens d"],
+        n_levels: int,
+    ) -> Reconstruction:
+        """Decode, subtract from `y`, and take the gradient in the values, in one. `rest`: one vector or one a token."""
 
     def latent_sum(self, support: Support, values: Float[Tensor, "nnz"]) -> Float[Tensor, "latents"]:
         """Column sums of C."""

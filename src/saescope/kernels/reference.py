@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from saescope.kernels.operations import AdamStep
+from saescope.kernels.operations import AdamStep, Reconstruction
 from saescope.kernels.support import Support
 
 name = "reference"
@@ -42,6 +42,21 @@ def weight_gradient(
 ) -> Float[Tensor, "latents d"]:
     """Cᵀ @ rows."""
     return densify(support, values).T @ rows
+
+
+def reconstruct(
+    support: Support,
+    values: Float[Tensor, "nnz"],
+    weight: Float[Tensor, "latents d"],
+    rest: Float[Tensor, "*tokens d"],
+    y: Float[Tensor, "tokens d"],
+    n_levels: int,
+) -> Reconstruction:
+    """parts = C @ weight by token; e_l = y - rest - Σ_{g<=l} parts_g; sums_g = Σ_{l>=g} e_l; slopes = sums @ weightᵀ there."""
+    parts = (densify(support, values) @ weight).view(y.shape[0], n_levels, y.shape[1])
+    errors = (y - rest)[:, None] - parts.cumsum(1)
+    sums = errors.flip(1).cumsum(1).flip(1).reshape(-1, y.shape[1])
+    return Reconstruction(sums, sampled_product(support, sums, weight), errors.pow(2).sum((0, 2)))
 
 
 def latent_sum(support: Support, values: Float[Tensor, "nnz"]) -> Float[Tensor, "latents"]:

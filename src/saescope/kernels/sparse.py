@@ -20,7 +20,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from saescope.kernels.chunks import token_chunks
-from saescope.kernels.operations import AdamStep
+from saescope.kernels.operations import AdamStep, Reconstruction
 from saescope.kernels.rounding import with_room_for_rounding
 from saescope.kernels.support import Support
 from saescope.lm import has_native_bf16
@@ -30,7 +30,7 @@ name = "sparse"
 # torch says so once per process; what is used of it is tested against the dense reference.
 warnings.filterwarnings("ignore", message="Sparse CSR tensor support is in beta")
 
-# A `sampled_product`.
+# A `sampled_product` or `decode`: of a support and two arrays.
 Product = Callable[[Support, Tensor, Tensor], Tensor]
 
 # Elements gathered at once where sampled_product has no sparse operator to call.
@@ -53,6 +53,31 @@ def weight_gradient(
     """See `reference.weight_gradient`."""
     order, offsets = support.by_latent
     return _bag_sum(support.rows[order], rows, offsets, values[order])
+
+
+def reconstruct(
+    support: Support,
+    values: Float[Tensor, "nnz"],
+    weight: Float[Tensor, "latents d"],
+    rest: Float[Tensor, "*tokens d"],
+    y: Float[Tensor, "tokens d"],
+    n_levels: int,
+    *,
+    product: Product | None = None,
+    decoding: Product | None = None,
+) -> Reconstruction:
+    """See `reference.reconstruct`. `product`, `decoding`: another implementation's `sampled_product` and `decode`."""
+    # The parts' own memory holds the errors, then their sums from the end: torch's way through cumsum would write a
+    # [tokens, levels, d] tensor several times more.
+    flat = (decoding or decode)(support, values, weight)
+    sums = flat.view(y.shape[0], n_levels, y.shape[1])
+    before, squares = y - rest, []
+    for level in range(n_levels):
+        before = torch.sub(before, sums[:, level], out=sums[:, level])
+        squares.append(torch.linalg.vector_norm(before).square())
+    for level in range(n_levels - 2, -1, -1):
+        sums[:, level] += sums[:, level + 1]
+    return Reconstruction(flat, (product or sampled_product)(support, flat, weight), torch.stack(squares))
 
 
 def latent_sum(support: Support, values: Float[Tensor, "nnz"]) -> Float[Tensor, "latents"]:

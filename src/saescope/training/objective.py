@@ -16,8 +16,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from saescope.coders import SparseCoder, TrainingPass
-from saescope.kernels import active, decode_from, preactivations_on
-from saescope.training.nested_error import nested_squared_error
+from saescope.kernels import active, decode_from, preactivations_on, reconstruction_error, recycling
 
 
 @dataclass(frozen=True)
@@ -48,10 +47,12 @@ class Loss:
     aux: AuxLoss | None
     done: TrainingPass
     target: Float[Tensor, "tokens d_out"]
+    errors: Float[Tensor, "rows d_out"]
 
     def backward(self) -> None:
-        """Add the gradient of `total` to the parameters'."""
+        """Add the gradient of `total` to the parameters'. Once: the errors' memory is then another step's."""
         torch.autograd.backward(self.total)
+        recycling.give(self.errors)
         if self.aux is not None:
             self.aux.hand_over()
 
@@ -82,16 +83,20 @@ def objective(
 ) -> Loss:
     """Loss of a batch of normalised activations; `y` is what is to be reconstructed (`x` itself for an SAE)."""
     done = coder.architecture.training_pass(coder, x, y, selection)
-    wants_aux = aux is not None and aux.coefficient > 0
-    rows = aux.tokens if aux is not None and wants_aux else 0
-    reconstruction, squared_error, error = nested_squared_error(done.parts, done.offset, y, rows)
+    levels = done.n_levels
+    squares, squared_error, errors = reconstruction_error(
+        done.by_level or done.codes.support, done.codes.values, coder.W_dec, done.rest, y, levels
+    )
+    # No tokens: the mean over nothing is taken as zero, so that an empty batch is harmless.
+    reconstruction = squares / max(1, levels * y.numel())
     total = reconstruction if done.penalty is None else reconstruction + done.penalty
     aux_loss = None
-    if aux is not None and wants_aux:
-        aux_loss = aux_loss_of(coder, x[:rows], error, aux, selection)
+    if aux is not None and aux.coefficient > 0:
+        error = errors[levels - 1 :: levels][: aux.tokens].clone()
+        aux_loss = aux_loss_of(coder, x[: aux.tokens], error, aux, selection)
         if aux_loss is not None:
             total = total + aux.coefficient * aux_loss.value
-    return Loss(total, reconstruction.detach(), squared_error, aux_loss, done, y)
+    return Loss(total, reconstruction.detach(), squared_error, aux_loss, done, y, errors)
 
 
 def aux_loss_of(

@@ -67,7 +67,7 @@ class BatchTopK(Architecture):
         y: Float[Tensor, "tokens d_out"],
         selection: torch.dtype,
     ) -> TrainingPass:
-        return TrainingPass.single(self.choose(coder, x, selection), coder, x)
+        return TrainingPass(self.choose(coder, x, selection), coder.rest(x))
 
     @torch.no_grad()
     def after_step(self, coder: SparseCoder, done: TrainingPass, step: int, n_steps: int) -> None:

@@ -59,11 +59,11 @@ class Gated(SteeredArchitecture):
     ) -> TrainingPass:
         codes, gates = self.gate(coder, x)
         with torch.no_grad():
-            rest = coder.b_dec + coder.skip(x)
+            rest = coder.rest(x)
         frozen = decode_from(gates.support, gates.values, coder.W_dec.detach()) + rest
         size = max(1, y.shape[0]) * coder.d_out
         penalty = (self.price(coder) * gates.values.sum() + (y - frozen).pow(2).sum()) / size
-        return TrainingPass.single(codes, coder, x, penalty)
+        return TrainingPass(codes, coder.rest(x), penalty)
 
     def inference_tensors(
         self, coder: SparseCoder, norms: Float[Tensor, "d_sae"], moved: Float[Tensor, "d_sae"]

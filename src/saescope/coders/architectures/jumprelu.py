@@ -91,7 +91,7 @@ class JumpReLU(SteeredArchitecture):
         support, pre, theta = near.support, near.values, per_latent(near.support, threshold)
         values: Tensor = _Jump.apply(pre, theta, width)  # type: ignore[no-untyped-call]
         codes = Codes(support, values)
-        return TrainingPass.single(codes, coder, x, self.penalty(coder, codes, pre, theta))
+        return TrainingPass(codes, coder.rest(x), self.penalty(coder, codes, pre, theta))
 
     def penalty(
         self, coder: SparseCoder, codes: Codes, pre: Float[Tensor, "nnz"], theta: Float[Tensor, "nnz"]

@@ -7,8 +7,7 @@ latents; the loss is the mean over levels of the error of
 
 so early latents must reconstruct alone, which keeps general features from being absorbed by their special cases.
 
-Every entry is decoded once, into its (token, group) row; the loss runs over sums of groups. The cost is BatchTopK's
-plus [tokens, levels, d_out] of sums, whatever the number of levels.
+Every entry is decoded once, into its (token, group) row. The cost is BatchTopK's plus [tokens, levels, d_out] of errors.
 """
 
 from __future__ import annotations
@@ -23,7 +22,6 @@ from saescope.coders.architectures.batchtopk import BatchTopK, BatchTopKOptions
 from saescope.coders.coder import SparseCoder
 from saescope.coders.codes import Codes
 from saescope.errors import UsageError
-from saescope.kernels import decode_from
 
 
 class MatryoshkaOptions(BatchTopKOptions):
@@ -81,5 +79,4 @@ class Matryoshka(BatchTopK):
     ) -> TrainingPass:
         codes = self.choose(coder, x, selection)
         by_group = codes.support.regroup(self.group_pointers(codes))
-        parts = decode_from(by_group, codes.values, coder.W_dec).view(x.shape[0], len(self.levels()), coder.d_out)
-        return TrainingPass(codes, parts, coder.b_dec + coder.skip(x))
+        return TrainingPass(codes, coder.rest(x), by_level=by_group, n_levels=len(self.levels()))

@@ -58,7 +58,7 @@ class Standard(SteeredArchitecture):
         selection: torch.dtype,
     ) -> TrainingPass:
         codes = self.encode(coder, x)
-        return TrainingPass.single(codes, coder, x, self.price(coder) * self.penalty(coder, codes))
+        return TrainingPass(codes, coder.rest(x), self.price(coder) * self.penalty(coder, codes))
 
     def penalty(self, coder: SparseCoder, codes: Codes) -> Float[Tensor, ""]:
         """Σ f^p / (tokens · d_out)."""
@@ -84,7 +84,7 @@ class Standard(SteeredArchitecture):
     ) -> None:
         along, square = 0.0, 0.0
         for x, y in pairs:
-            rest = coder.b_dec + coder.skip(x)
+            rest = coder.rest(x)
             explained = coder.decode(self.encode(coder, x), x) - rest
             along += float(((y - rest) * explained).double().sum())
             square += float(explained.double().pow(2).sum())

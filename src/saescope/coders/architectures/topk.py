@@ -50,7 +50,7 @@ class TopK(Architecture):
         selection: torch.dtype,
     ) -> TrainingPass:
         codes = self.choose(coder, x, self.options.k, selection)
-        return TrainingPass.single(codes, coder, x)
+        return TrainingPass(codes, coder.rest(x))
 
     def inference_options(self) -> dict[str, Any]:
         return {"k": self.options.k}
