@@ -27,7 +27,7 @@ types: install
 	$(BIN)/mypy
 
 bench: install
-	$(BIN)/python benchmarks/training_speed.py
+	$(BIN)/saescope bench --arch topk,batchtopk,matryoshka
 
 clean:
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache

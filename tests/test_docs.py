@@ -21,6 +21,8 @@ NOT_RUN = ("make ", "pip ", "saescope fetch gemma3-270m", "saescope cache remove
 SMALLER = (
     (r"--tokens \d{4,}", "--tokens 5000"),
     (r"--tokens 0", "--tokens 512"),
+    (r"--text \d+", "--text 1024"),
+    (r"saescope bench", "saescope bench --pairs 1"),
     (r"--ce-tokens \d+", "--ce-tokens 512"),
     (r"--d-sae \d+", "--d-sae 256"),
     (r"--passes \d+", "--passes 1"),
@@ -73,6 +75,12 @@ def workplace(prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 
 def command(app: typer.Typer, line: str) -> None:
     words = shlex.split(line, comments=True)
+    if "=" in words[0]:
+        name, value = words[0].split("=", 1)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv(name, value)
+            command(app, shlex.join(words[1:]))
+        return
     assert words[0] == "saescope", f"not a command the tests know: {line}"
     if words[1] == "eval" and "--tokens" not in words:
         words += ["--tokens", "512", "--ce-tokens", "256"]

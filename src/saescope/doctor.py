@@ -17,7 +17,7 @@ import torch
 
 import saescope
 from saescope import assets
-from saescope.kernels import IMPLEMENTATIONS, VARIABLE, active
+from saescope.kernels import IMPLEMENTATIONS, VARIABLE, active, cuda
 from saescope.lm import has_native_bf16, resolve_device, resolve_dtype
 
 PACKAGES = ("torch", "transformers", "interp-engine", "safetensors", "numpy", "pydantic")
@@ -45,7 +45,7 @@ class Diagnosis:
     cores: int
     memory: int
     native_bf16: bool
-    kernels: dict[str, bool]
+    kernels: dict[str, str]
     extras: dict[str, bool]
     cache: str
     cached: list[str]
@@ -77,7 +77,7 @@ def diagnose() -> Diagnosis:
         cores=psutil.cpu_count(logical=True) or 1,
         memory=memory,
         native_bf16=has_native_bf16(device),
-        kernels={name: name == active(device).name for name in IMPLEMENTATIONS},
+        kernels={name: _kernels(name, device) for name in IMPLEMENTATIONS},
         extras=extras,
         cache=str(cache),
         cached=[entry.name for entry in assets.list_cached()],
@@ -86,6 +86,13 @@ def diagnose() -> Diagnosis:
         demo_seconds=_SCALING_SECONDS * _REFERENCE_RATE / rate + _FIXED_SECONDS,
         advice=_advice(device, extras, free, memory),
     )
+
+
+def _kernels(name: str, device: torch.device) -> str:
+    if name == active(device).name:
+        return "in use"
+    missing = cuda.lacking() if name == cuda.name else None
+    return f"needs {missing}" if missing else "here"
 
 
 def matmul_rate(device: torch.device) -> float:

@@ -30,7 +30,7 @@ def doctor(as_json: bool = typer.Option(False, "--json", help="Print JSON for ma
         "packages": ", ".join(f"{name} {number}" for name, number in found.packages.items()),
         "device": f"{found.device}, {found.threads} threads of {found.cores} cores, {found.memory / 2**30:.1f} GiB memory",
         "bfloat16": "native" if found.native_bf16 else "not native: float32 is used",
-        "kernels": ", ".join(name + (" (in use)" if used else "") for name, used in found.kernels.items()),
+        "kernels": ", ".join(name if state == "here" else f"{name} ({state})" for name, state in found.kernels.items()),
         "extras": ", ".join(
             f"{name} {'installed' if here else 'not installed'}" for name, here in found.extras.items()
         ),
