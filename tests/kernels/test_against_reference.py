@@ -285,6 +285,21 @@ def test_chunks_and_a_failed_probe_change_nothing(name: str, monkeypatch: pytest
 
 
 @pytest.mark.parametrize("name", OTHERS)
+@pytest.mark.parametrize("value", [float("inf"), float("nan"), 3e38])
+def test_selection_ends_on_what_is_not_finite(name: str, value: float) -> None:
+    """A run that diverges is to be told so, not to hang."""
+    generator = torch.Generator().manual_seed(6)
+    x, weight = torch.randn(40, 6, generator=generator), torch.rand(30, 6, generator=generator)
+    x[::2] = value
+    bias = torch.zeros(30)
+    for select in (IMPLEMENTATIONS[name].select_batch_topk, IMPLEMENTATIONS[name].select_topk):
+        for dtype in (torch.float32, torch.bfloat16):
+            assert select(x, weight, bias, 5, dtype=dtype).n_rows == 40
+            assert select(x, weight, bias, 1000, dtype=dtype).n_rows == 40
+    assert IMPLEMENTATIONS[name].select_threshold(x, weight, bias, bias)[0].n_rows == 40
+
+
+@pytest.mark.parametrize("name", OTHERS)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize(("n_latents", "k"), [(1000, 1), (1000, 7), (997, 60), (64, 8), (130, 130)])
 def test_each_token_gets_its_largest(name: str, dtype: torch.dtype, n_latents: int, k: int) -> None:

@@ -11,6 +11,7 @@ pre-activations lie within bfloat16 rounding of the boundary; values are always 
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Callable
 
@@ -158,7 +159,9 @@ def _probe_floor(
     wanted = int(count / n_tokens * picked.numel() * _PROBE_SURPLUS) + 1
     if wanted >= sample.numel():
         return 0.0
-    return max(0.0, float(sample.topk(wanted, sorted=False).values.min()))
+    floor = float(sample.topk(wanted, sorted=False).values.min())
+    # Nothing exceeds an infinite floor, and no factor brings it down.
+    return max(0.0, floor) if math.isfinite(floor) else 0.0
 
 
 def select_batch_topk(
@@ -179,7 +182,7 @@ def select_batch_topk(
     x, weight, bias = x.to(dtype), weight.to(dtype), bias.to(dtype)
     if n_tokens == 0 or count == 0:
         return empty(n_tokens, n_latents, x.device)
-    floor = _probe_floor(x, weight, bias, count)
+    floor, shrink = _probe_floor(x, weight, bias, count), 0.5
     chunks = token_chunks(n_tokens, n_latents, dtype, x.device)
     while True:
         positions, values = [], []
@@ -191,7 +194,8 @@ def select_batch_topk(
         position, value = torch.cat(positions), torch.cat(values)
         if floor == 0.0 or position.numel() >= count:
             break
-        floor = floor / 2 if floor > 1e-6 else 0.0
+        # Each time by a square of the last factor, for every time is another product.
+        floor, shrink = floor * shrink if floor > 1e-6 else 0.0, shrink**2
     if position.numel() > count:
         chosen = value.float().topk(count, sorted=False).indices.sort().values
         position = position[chosen]
