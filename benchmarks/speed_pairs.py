@@ -12,10 +12,9 @@ from pathlib import Path
 from typing import Any, Self
 
 FOLDER = Path(__file__).parent
-# What peers must not do while timed: look for newer files, ask for Triton, warn about forks.
+# What peers must not do while timed: look for newer files, warn about forks.
 QUIET = {
     "HF_HUB_OFFLINE": "1",
-    "SPARSIFY_DISABLE_TRITON": "1",
     "TOKENIZERS_PARALLELISM": "false",
     "WANDB_MODE": "disabled",
 }

@@ -2,6 +2,7 @@
 
     python benchmarks/speed_vs_peers.py DATA --python PEER_PYTHON [--cases topk,matryoshka] [--peers sae_lens,sparsify]
         [--pairs 5] [--steps 2] [--warmup 3] [--record benchmarks/results/speed.jsonl]
+    python benchmarks/speed_vs_peers.py --synthetic 2304 --device cuda --python PEER_PYTHON --d-sae 65536 …
 
 DATA is an export of `quality.py`, PEER_PYTHON the interpreter described there. Cases:
 
@@ -103,7 +104,8 @@ class Bench:
         if library == "saescope":
             return Worker([sys.executable, str(FOLDER / "speed_worker.py"), *threads])
         script = [str(FOLDER / "peers" / "time_peer.py"), "--library", library]
-        return Worker([str(self.given.python), *script, *threads], QUIET)
+        without_triton = {"SPARSIFY_DISABLE_TRITON": "1"} if self.given.device == "cpu" else {}
+        return Worker([str(self.given.python), *script, *threads], QUIET | without_triton)
 
     def close(self) -> None:
         for worker in self._workers.values():
@@ -115,7 +117,8 @@ class Bench:
     def spec(self, arch: str, **more: Any) -> dict[str, Any]:
         given = self.given
         shape = {"d_sae": given.d_sae, "k": given.k, "batch": given.batch_size, "seed": 0, "dead": 0.0}
-        return {"kind": "step", "arch": arch, "data": str(given.data), "point": given.point} | shape | more
+        rows = {"data": str(given.data), "point": given.point, "synthetic": given.synthetic, "device": given.device}
+        return {"kind": "step", "arch": arch} | rows | shape | more
 
     def side(self, library: str, name: str, spec: dict[str, Any]) -> Side:
         """Warmed up, and until its L0 has settled where it is ours and steered."""
@@ -228,7 +231,9 @@ def conditions(bench: Bench) -> dict[str, Any]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("data", type=Path)
+    parser.add_argument("data", type=Path, nargs="?", help="an export; not needed with --synthetic")
+    parser.add_argument("--synthetic", type=int, help="width of synthetic rows instead")
+    parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
     parser.add_argument("--python", type=Path, required=True)
     parser.add_argument("--cases", type=_words, default=list(CASES))
     parser.add_argument("--peers", type=_words, default=list(LIBRARIES))
@@ -253,6 +258,8 @@ def main() -> None:
     for name, known in (("cases", CASES), ("peers", LIBRARIES)):
         if unknown := set(getattr(given, name)) - set(known):
             parser.error(f"--{name} knows {', '.join(known)}, not {', '.join(sorted(unknown))}")
+    if not given.data and not given.synthetic:
+        parser.error("give an export's folder or --synthetic WIDTH")
     bench = Bench(given)
     print(HEAD, flush=True)
     try:

@@ -46,7 +46,7 @@ class Step:
         self.tokens = spec["batch"]
         self._batches = _stored(spec)
         self._batch = next(self._batches)
-        rows = self._batch.float()
+        rows = self._batch.float().cpu()
         mean = rows.mean(0)
         moments = {"x": (mean, float((rows - mean).pow(2).sum(1).mean()))}
         options = {"k": spec["k"]} if spec["arch"] in TOP_K else {"l0": float(spec["k"])}
@@ -54,7 +54,7 @@ class Step:
             name="x", arch=spec["arch"], d_sae=spec["d_sae"], options=options, reads=("x",), lr=LR, seed=spec["seed"]
         )
         run = TrainConfig(coders=(coder,), batch_size=self.tokens, warmup=0, dead_after=1)
-        device = torch.device("cpu")
+        device = torch.device(spec.get("device", "cpu"))
         selection = torch.bfloat16 if has_native_bf16(device) else torch.float32
         self.member = Member(coder, run, {"x": slice(0, rows.shape[1])}, moments, RUN_STEPS, device, selection)
         self.member.prepare(self._batch)
@@ -90,7 +90,8 @@ class Bare:
         self._batches = _stored(spec)
         self._batch = next(self._batches)
         generator = torch.Generator().manual_seed(spec["seed"])
-        self._weight = torch.randn(spec["d_sae"], self._batch.shape[1], generator=generator).bfloat16()
+        weight = torch.randn(spec["d_sae"], self._batch.shape[1], generator=generator)
+        self._weight = weight.to(spec.get("device", "cpu"), torch.bfloat16)
 
     def load(self) -> None:
         self._batch = next(self._batches)

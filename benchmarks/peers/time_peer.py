@@ -2,8 +2,8 @@
 
     PEER_PYTHON time_peer.py --library sae_lens [--threads 2]
 
-A subject's spec: arch, data (an export's folder), point, d_sae, k, batch, seed, dead (share of latents counted as dead, 0 for
-none), autocast (bfloat16) and, for SAELens, sparse (its sparse activations).
+A subject's spec: arch, data (an export's folder) or synthetic (a width), device, point, d_sae, k, batch, seed, dead (share of
+latents counted as dead, 0 for none), autocast (bfloat16) and, for SAELens, sparse (its sparse activations).
 """
 
 from __future__ import annotations

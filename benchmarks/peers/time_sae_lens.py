@@ -26,6 +26,7 @@ class SaeLens:
             config_class(
                 d_in=first.shape[1],
                 d_sae=spec["d_sae"],
+                device=spec.get("device", "cpu"),
                 normalize_activations="expected_average_only_in",
                 **_options(task_of("sae_lens", spec), RUN_STEPS),
                 **(SPARSE if spec.get("sparse") else {}),
@@ -37,6 +38,7 @@ class SaeLens:
             lr=LR,
             lr_end=LR,
             autocast=spec["autocast"],
+            device=spec.get("device", "cpu"),
         )
         self.trainer = SAETrainer(config, self.sae, self._batches)
         self.trainer.activation_scaler.estimate_scaling_factor(first.shape[1], self._batches, NORM_BATCHES)

@@ -2,7 +2,8 @@
 
 `fit` cannot be called a step at a time, so it runs in a thread of its own and waits in its dataset until the next step is
 wanted; the step ends when it asks for the next item. Its model is the stand-in of the quality runs, on one batch in memory.
-Adam, whose arithmetic is what the other libraries do; float32, as its autocast is for CUDA only.
+Adam, whose arithmetic is what the other libraries do. Its precision is its own: float32 on a processor, bfloat16 autocast on
+CUDA.
 """
 
 from __future__ import annotations
@@ -51,7 +52,7 @@ class _Held:
 class Sparsify:
     def __init__(self, spec: dict[str, Any]) -> None:
         if spec["arch"] != "topk" or spec["autocast"]:
-            raise ValueError("sparsify has TopK only, and autocast on CUDA only")
+            raise ValueError("sparsify has TopK only, and chooses its precision by the device")
         self.tokens, self._k = spec["batch"], spec["k"]
         self._batches = batches(spec)
         self._held = _Held(next(self._batches))
@@ -70,7 +71,9 @@ class Sparsify:
             save_dir=self._folder.name,
             run_name="run",
         )
-        self.trainer = Trainer(config, self._held, _Replay(self._held, None))
+        model = _Replay(self._held, None)
+        model.device = torch.device(spec.get("device", "cpu"))
+        self.trainer = Trainer(config, self._held, model)
         self._silenced = Silenced(self.trainer.saes["point"].encoder.weight, spec["dead"])
         self._failure: BaseException | None = None
         self._thread = threading.Thread(target=self._fit, daemon=True)

@@ -15,18 +15,28 @@ from trained import Task
 # Schedules are of a long run held at its middle: full learning rate, and no latent silent for long enough to be dead.
 RUN_STEPS = 100_000
 LR = 1e-3
+SYNTHETIC_BATCHES = 4
 # Of the penalties. L0 does not fall to k within the few steps that are timed; the peers' steps, dense products, take as long
 # at any L0.
 COEFFICIENTS = {"jumprelu": 30.0, "standard": 30.0, "gated": 30.0}
 
 
 def batches(spec: dict[str, Any]) -> Iterator[Tensor]:
-    """float32 [batch, width], forever."""
+    """float32 [batch, width] on the spec's device, forever; with `synthetic`, a width, sparse sums of random directions."""
+    if spec.get("synthetic"):
+        return itertools.cycle([_synthetic(spec, number) for number in range(SYNTHETIC_BATCHES)])
     data = Exported(Path(spec["data"]))
     rows, order = data.train(spec["point"]), data.order(spec["seed"], data.steps(1)).flatten()
     size = spec["batch"]
     steps = order[: len(order) // size * size].view(-1, size)
-    return (rows.take(step) for step in itertools.cycle(steps))
+    return (rows.take(step).to(spec.get("device", "cpu")) for step in itertools.cycle(steps))
+
+
+def _synthetic(spec: dict[str, Any], number: int) -> Tensor:
+    generator = torch.Generator().manual_seed(spec["seed"])
+    directions = torch.randn(4096, spec["synthetic"], generator=generator)
+    chosen = torch.randint(0, 4096, (spec["batch"], 20), generator=torch.Generator().manual_seed(number))
+    return torch.nn.functional.embedding_bag(chosen, directions, mode="sum").to(spec.get("device", "cpu"))
 
 
 def task_of(library: str, spec: dict[str, Any]) -> Task:

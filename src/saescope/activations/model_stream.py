@@ -42,6 +42,9 @@ if TYPE_CHECKING:
 BLOCK_ROWS = 2**17
 BLOCKS_BYTES = 2**30
 _COPIED_ROWS = 1024
+# Of the rows that a pass should have by the first batch's share of sinks, this part is counted on: were there fewer, the last
+# batch would ask for a whole block of one more pass.
+_SURE = 0.995
 
 
 @dataclass
@@ -60,8 +63,8 @@ class ModelStream(SteppedStream):
     The training sequences are run in blocks; a block's rows are shuffled by (seed, pass, block) and handed out while a
     background thread runs the next. `memory` is what the rows of these two blocks may take together, in bytes (default:
     131,072 rows a block, 1 GiB together at most); beside them are the model, what one forward batch captures, and the
-    batches handed out. `n_steps` is known before the model has run, from the ordinary tokens of the text; attention sinks
-    make a pass a little shorter than that, and the last batches then come from the beginning of one more pass.
+    batches handed out. `n_steps` is known before the whole text has run, from its ordinary tokens and the first batch's share
+    of attention sinks; should a pass be shorter than that, the last batches come from the beginning of one more pass.
 
     `points`: names, or an expression such as `"mlp_in.*,mlp_out.*"`.
 
@@ -103,7 +106,10 @@ class ModelStream(SteppedStream):
         excerpt = Excerpt(lm, corpus, self.options, tokens)
         sequences = iter(excerpt)
         head = list(itertools.islice(sequences, self._batch_sequences))
-        self._kept_rule = self._measured(ForwardBatch.of(head), sink_ratio) if head else None
+        self._kept_rule: KeptRule | None = None
+        share = 1.0
+        if head:
+            self._kept_rule, share = self._measured(ForwardBatch.of(head), sink_ratio)
         special = np.array(sorted(lm.special_ids), dtype=np.int64)
         n_rows = 0
         self._held_out: list[int] = []
@@ -116,7 +122,7 @@ class ModelStream(SteppedStream):
         self.n_tokens = excerpt.n_tokens
         self.corpus_ended = excerpt.corpus_ended
         super().__init__(
-            n_rows=n_rows,
+            n_rows=n_rows if share == 1 else int(_SURE * share * n_rows),
             batch_size=batch_size,
             seed=seed,
             passes=passes,
@@ -312,10 +318,14 @@ class ModelStream(SteppedStream):
             )
         return sequences // self._batch_sequences * self._batch_sequences or max(1, sequences)
 
-    def _measured(self, batch: ForwardBatch, sink_ratio: float) -> KeptRule:
+    def _measured(self, batch: ForwardBatch, sink_ratio: float) -> tuple[KeptRule, float]:
+        """The exclusion rule, and the share of this batch's ordinary tokens that it keeps."""
         activations = batch.run(self._lm, self.points)
-        device = activations[self.points[0]].device
-        return KeptRule.measured(batch.token_tensor(device), activations, self._lm.special_ids, sink_ratio)
+        tokens = batch.token_tensor(activations[self.points[0]].device)
+        rule = KeptRule.measured(tokens, activations, self._lm.special_ids, sink_ratio)
+        found = rule.exclusions(tokens, activations)
+        kept, sinks = int(found.kept.sum()), int(found.any_sink.sum())
+        return rule, kept / max(1, kept + sinks)
 
 
 def _labels(batch: ForwardBatch, kept: np.ndarray) -> dict[str, Tensor]:
