@@ -151,6 +151,8 @@ class ModelStream(SteppedStream):
 
     def held_out_rows(self, max_rows: int) -> Float[Tensor, "n d_total"]:
         """At most `max_rows` rows, evenly spaced over held-out sequences that are evenly spaced over the text."""
+        if max_rows <= 0:
+            return self._empty(0)
         enough = -(-max_rows // self.options.context) + 1
         chosen = {self._held_out[i] for i in evenly_spaced(len(self._held_out), enough).tolist()}
         numbered = ((n, s) for n, s in Excerpt(self._lm, self._corpus, self.options, self.tokens) if n in chosen)
