@@ -39,7 +39,9 @@ class DictionaryLearning:
             device=spec.get("device", "cpu"),
             **settings,
         )
-        self._autocast = torch.autocast(spec.get("device", "cpu"), dtype=torch.bfloat16) if spec["autocast"] else nullcontext()
+        self._autocast = (
+            torch.autocast(spec.get("device", "cpu"), dtype=torch.bfloat16) if spec["autocast"] else nullcontext()
+        )
         ae = self.trainer.ae
         self._silenced = Silenced(ae.W_enc.T if hasattr(ae, "W_enc") else ae.encoder.weight, spec["dead"])
         self._step = 0
