@@ -1,19 +1,23 @@
-"""The kernels of a training step on a GPU, each beside what its bytes and FLOPs allow.
+"""Everything about speed on a GPU in one command of some minutes: kernels, whole steps, other libraries.
 
-    python benchmarks/gpu_roofline.py [--d-in 2304] [--d-sae 65536] [--k 64] [--batch-size 16384] [--device cuda]
+    python benchmarks/gpu_speed.py [--python PEER_PYTHON] [--d-in 2304] [--d-sae 65536] [--k 64] [--batch-size 16384]
+        [--device cuda] [--record benchmarks/results/gpu_speed.jsonl]
 
 First the limits of this device, measured: a bfloat16 matrix product in FLOP/s, a copy in bytes/s. Then each operation on
 random codes of the shape: its time, its FLOPs and the bytes that it must move at least (`kernels/cuda.py` counts them), and
-which share of the limit it reaches. Then whole steps beside the bare encoder product, as `saescope bench` does. About two
-minutes. Beside other libraries: `speed_vs_peers.py --synthetic 2304 --device cuda`. With `--device cpu` it runs too, which
-is how it is tested.
+which share of the limit it reaches. Then whole steps beside the bare encoder product, as `saescope bench` does. Then, with the
+interpreter of an environment that has them (see `quality.py`), SAELens and sparsify in turns with saescope (`speed_vs_peers.py`
+on synthetic rows). With `--device cpu` it runs too, which is how it is tried without a GPU.
 """
 
 from __future__ import annotations
 
 import argparse
 import statistics
+import subprocess
+import sys
 from collections.abc import Callable
+from pathlib import Path
 
 from saescope.bench import Shape, time_steps
 
@@ -32,7 +36,9 @@ def main() -> None:
     parser.add_argument("--d-sae", type=int, default=65536)
     parser.add_argument("--k", type=int, default=64)
     parser.add_argument("--batch-size", type=int, default=16384)
-    parser.add_argument("--device", default="cuda")
+    parser.add_argument("--device", default="cuda", choices=["cuda", "cpu"])
+    parser.add_argument("--python", help="of an environment with the other libraries")
+    parser.add_argument("--record", help="append the comparison's rows as JSON lines there")
     parser.add_argument("--archs", default="topk,batchtopk,matryoshka")
     parser.add_argument("--pairs", type=int, default=9)
     given = parser.parse_args()
@@ -107,6 +113,13 @@ def main() -> None:
         )
     print()
     del rows, table, moments, gradient
+    steps(given, device)
+    if given.python:
+        beside_others(given)
+
+
+def steps(given: argparse.Namespace, device: torch.device) -> None:
+    width, latents, tokens = given.d_in, given.d_sae, given.batch_size
     for arch in given.archs.split(","):
         found = time_steps(Shape(arch, width, latents, given.k, tokens), pairs=given.pairs, device=device)
         ratios = found.ratios
@@ -117,6 +130,17 @@ def main() -> None:
         )
         for stage, seconds in found.stages.items():
             print(f"    {seconds * 1e3:8.2f} ms  {stage}")
+
+
+def beside_others(given: argparse.Namespace) -> None:
+    shape = {"synthetic": given.d_in, "d-sae": given.d_sae, "k": given.k, "batch-size": given.batch_size}
+    options = [word for name, value in shape.items() for word in (f"--{name}", str(value))]
+    options += ["--device", given.device, "--cases", "topk", "--peers", "sae_lens,sparsify", "--python", given.python]
+    options += ["--record", given.record] if given.record else []
+    print(flush=True)
+    if given.device == "cuda":
+        torch.cuda.empty_cache()
+    subprocess.run([sys.executable, str(Path(__file__).parent / "speed_vs_peers.py"), *options], check=True)
 
 
 def _seconds(run: Callable[[], object], device: torch.device) -> float:
