@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 import sys
 import warnings
@@ -64,7 +65,19 @@ def main() -> None:
             raise
         _complain(f"{error.format_message()} See saescope --help.")
         sys.exit(error.exit_code)
-    sys.exit(code if isinstance(code, int) else 0)
+    _leave(code if isinstance(code, int) else 0)
+
+
+def _leave(code: int) -> None:
+    """End the process when all is done and written. What follows Python's own end is skipped: there the threads of native
+    libraries, torn down in no order, now and then abort a process that has succeeded."""
+    atexit._run_exitfuncs()
+    try:
+        sys.stdout.flush()
+        sys.stderr.flush()
+    except BrokenPipeError:
+        code = 141
+    os._exit(code)
 
 
 def _complain(message: str) -> None:
