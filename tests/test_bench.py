@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 
 import pytest
 import torch
 from typer.testing import CliRunner
 
-from saescope.bench import Shape, anonymous_memory, peak_memory, time_steps
+from saescope.bench import Shape, anonymous_memory, time_steps
 from saescope.cli import _register, app
 from saescope.errors import UsageError
 from saescope.kernels import active
@@ -52,7 +54,12 @@ def test_an_impossible_shape_is_one_line() -> None:
 def test_memory_is_what_was_touched() -> None:
     if anonymous_memory() is None:
         pytest.skip("this system does not tell")
-    with peak_memory(torch.device("cpu")) as peak:
-        held = torch.ones(64 * 2**20, dtype=torch.uint8)
-    assert peak.bytes is not None
-    assert 60 * 2**20 < peak.bytes < 200 * 2**20, held.shape
+    # In a process of its own: one that has run other tests gives memory back to the system meanwhile.
+    code = (
+        "import torch; from saescope.bench import peak_memory\n"
+        "with peak_memory(torch.device('cpu')) as peak:\n"
+        "    held = torch.ones(256 * 2**20, dtype=torch.uint8)\n"
+        "print(peak.bytes)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert 240 * 2**20 < int(done.stdout) < 400 * 2**20

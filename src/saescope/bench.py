@@ -225,7 +225,8 @@ def peak_memory(device: torch.device) -> Iterator[Peak]:
     finally:
         stop.set()
         watcher.join()
-    peak.bytes = seen[0] - before_anonymous
+    # Once more at the end: the watcher may have slept through a short block.
+    peak.bytes = max(seen[0], anonymous_memory() or 0) - before_anonymous
 
 
 def anonymous_memory() -> int | None:
