@@ -25,6 +25,7 @@ import itertools
 import json
 import platform
 import statistics
+import subprocess
 import sys
 import time
 from collections.abc import Iterator
@@ -195,20 +196,14 @@ def growth(bench: Bench) -> Iterator[Row]:
 
 
 def memory(bench: Bench) -> Row:
+    """In a process of its own, by `saescope bench`."""
     given = bench.given
-    spec = bench.spec(given.memory_arch, d_sae=given.memory_d_sae, batch=given.memory_batch) | {"kind": "memory"}
-    with bench.fresh("saescope") as worker:
-        side = Side(worker, "watched", spec)
-        side.make(0, 1, fixed=True)
-        for _ in range(given.memory_steps):
-            side.turn()
-        found = side.ask()
-        side.drop()
-    above = found["peak_bytes"] - found["before_bytes"] - found["state_bytes"]
+    shape = {"arch": given.memory_arch, "d-sae": given.memory_d_sae, "batch-size": given.memory_batch, "k": given.k}
+    options = [word for name, value in shape.items() for word in (f"--{name}", str(value))]
+    command = [sys.executable, "-m", "saescope", "bench", "--json", "--pairs", "1", "--device", given.device, *options]
+    answer = subprocess.run(command, check=True, capture_output=True, text=True).stdout
     sizes = {
-        "above_weights_gradients_moments_MiB": above,
-        "weights_gradients_moments_MiB": found["state_bytes"],
-        "before_MiB": found["before_bytes"],
+        "above_weights_gradients_moments_MiB": json.loads(answer)["steps"][0]["memory"],
         "one_float32_batch_of_all_latents_MiB": 4 * given.memory_d_sae * given.memory_batch,
     }
     notes = {name: round(size / 2**20) for name, size in sizes.items()}
@@ -250,7 +245,6 @@ def main() -> None:
     parser.add_argument("--memory-arch", default="batchtopk")
     parser.add_argument("--memory-d-sae", type=int, default=131072)
     parser.add_argument("--memory-batch", type=int, default=8192)
-    parser.add_argument("--memory-steps", type=int, default=3)
     parser.add_argument("--text-tokens", type=int, default=32768, help="of our runs from text")
     parser.add_argument("--text-tokens-peer", type=int, default=8192, help="of the peer's")
     parser.add_argument("--record", type=Path, help="append one JSON line a row there")

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import argparse
 import sys
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -74,13 +73,11 @@ class Step:
         self._seen, _ = self.member.step(self._batch, RUN_STEPS // 2)
 
     def ask(self) -> dict[str, Any]:
-        coder, dead = self.member.coder, self.member.firing.dead(self.member.dead_horizon)
+        dead = self.member.firing.dead(self.member.dead_horizon)
         return {
             "l0": float(self._seen.done.l0),
             "dead": int(dead.sum()),
             "selection": str(self.member.selection).removeprefix("torch."),
-            # Weights, gradients and Adam's two moments.
-            "state_bytes": 4 * sum(p.numel() * p.element_size() for p in coder.parameters()),
         }
 
 
@@ -103,45 +100,12 @@ class Bare:
         return {}
 
 
-class Watched:
-    """Steps in whose making and running the process's own memory is watched. Best in a fresh process."""
-
-    def __init__(self, spec: dict[str, Any]) -> None:
-        self._before = _own_bytes()
-        self._peak = self._before
-        self._ended = threading.Event()
-        self._thread = threading.Thread(target=self._watch, daemon=True)
-        self._thread.start()
-        self._inner = Step(spec)
-        self.tokens = self._inner.tokens
-        self.load, self.step = self._inner.load, self._inner.step
-
-    def _watch(self) -> None:
-        while not self._ended.wait(0.005):
-            self._peak = max(self._peak, _own_bytes())
-
-    def ask(self) -> dict[str, Any]:
-        return self._inner.ask() | {"before_bytes": self._before, "peak_bytes": self._peak}
-
-    def close(self) -> None:
-        self._ended.set()
-        self._thread.join()
-
-
 def _stored(spec: dict[str, Any]) -> Iterator[Tensor]:
     """Batches in bfloat16, as saescope's streams give them."""
     return (batch.bfloat16() for batch in batches(spec))
 
 
-def _own_bytes() -> int:
-    """Anonymous memory of this process."""
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith("RssAnon:"):
-            return int(line.split()[1]) * 1024
-    raise RuntimeError("this system does not say how much anonymous memory a process has")
-
-
-KINDS = {"step": Step, "bare": Bare, "memory": Watched}
+KINDS = {"step": Step, "bare": Bare}
 
 
 def make(spec: dict[str, Any]) -> Subject:

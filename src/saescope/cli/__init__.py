@@ -6,6 +6,7 @@ import atexit
 import os
 import sys
 import warnings
+from typing import NoReturn
 
 import typer
 from rich.console import Console
@@ -37,38 +38,43 @@ def _register() -> None:
         commands.register(app)
 
 
-def main() -> None:
+def main() -> NoReturn:
     """Entry point: every refusal is one line on standard error; 2 for usage, 1 for failure, 130 when interrupted."""
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     warnings.filterwarnings("ignore", module=r"(torch|transformers)\..*")
     _register()
+    _leave(_run())
+
+
+def _run() -> int:
+    """The exit code of the command that was typed."""
     try:
         code = app(standalone_mode=False)
     except SaescopeError as error:
         _complain(str(error))
-        sys.exit(error.exit_code)
+        return error.exit_code
     except KeyboardInterrupt:
         _complain("interrupted; the same command goes on from where it stopped")
-        sys.exit(130)
+        return 130
     except BrokenPipeError:
         # The reader (head, less) has gone; there is no one left to tell.
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115
-        sys.exit(141)
+        return 141
     except OSError as error:
         where = f" ({error.filename})" if error.filename else ""
         _complain(f"{error.strerror or error}{where}")
-        sys.exit(1)
+        return 1
     except Exception as error:
         # What typer's parser raises is click's or, in newer versions, its own copy of click's: known by its methods.
         if not (hasattr(error, "exit_code") and hasattr(error, "format_message")):
             raise
         _complain(f"{error.format_message()} See saescope --help.")
-        sys.exit(error.exit_code)
-    _leave(code if isinstance(code, int) else 0)
+        return int(error.exit_code)
+    return code if isinstance(code, int) else 0
 
 
-def _leave(code: int) -> None:
+def _leave(code: int) -> NoReturn:
     """End the process when all is done and written. What follows Python's own end is skipped: there the threads of native
     libraries, torn down in no order, now and then abort a process that has succeeded."""
     atexit._run_exitfuncs()

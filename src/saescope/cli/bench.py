@@ -10,6 +10,9 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from saescope.cli.listed import listed
+from saescope.errors import UsageError
+
 if TYPE_CHECKING:
     from saescope.bench import StepTimes, TextTimes
 
@@ -41,7 +44,9 @@ def bench(
     """
     from saescope.bench import Shape, time_steps, time_text
 
-    shapes = [Shape(name.strip(), d_in, d_sae, l0, batch_size, dead) for name in arch.split(",") if name.strip()]
+    shapes = [Shape(name, d_in, d_sae, l0, batch_size, dead) for name in listed(arch)]
+    if not shapes:
+        raise UsageError("--arch names no architecture; give one, such as batchtopk")
     console = Console(highlight=False)
     results: list[StepTimes] = []
     for shape in shapes:

@@ -10,6 +10,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from saescope.cli.listed import listed
 from saescope.errors import UsageError
 
 if TYPE_CHECKING:
@@ -99,8 +100,8 @@ def train(
         config,
         base,
         coder,
-        archs=_split(arch),
-        l0s=[_number(value) for value in _split(l0)],
+        archs=listed(arch),
+        l0s=[_number(value) for value in listed(l0)],
         reads=reads or "",
         writes=writes or "",
         available=available,
@@ -118,7 +119,7 @@ def train(
     )
     try:
         with training_bar(silent=as_json) as watcher:
-            coders = run(resolved, source, out, device=resolve_device(device), loggers=_split(log), watcher=watcher)
+            coders = run(resolved, source, out, device=resolve_device(device), loggers=listed(log), watcher=watcher)
     finally:
         source.close()
     in_order = sorted(coders.items(), key=lambda item: common_layer(part.point for part in item[1].writes) or 0)
@@ -143,10 +144,6 @@ def _summary(metadata: CoderMetadata) -> dict[str, float]:
     last = metadata.history[-1] if metadata.history else {}
     found: dict[str, float] = last | metadata.training.get("settled", {})
     return {key: found[key] for key in (*_SHOWN, "loss", "tokens", "seconds") if key in found}
-
-
-def _split(value: str | None) -> list[str]:
-    return [part.strip() for part in value.split(",") if part.strip()] if value else []
 
 
 def _number(value: str) -> float:

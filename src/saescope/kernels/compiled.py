@@ -25,9 +25,15 @@ _BLOCK = 32
 
 def _compiled(function: Function) -> Function:
     # Sums may be reordered (that is what makes them vector code); infinities and NaN keep their meaning.
-    options = {"reassoc", "contract", "nsz", "arcp"}
-    decorate: Any = numba.njit(nogil=True, cache=True, fastmath=options, error_model="numpy")
-    compiled: Function = decorate(function)
+    options: dict[str, Any] = {
+        "nogil": True,
+        "error_model": "numpy",
+        "fastmath": {"reassoc", "contract", "nsz", "arcp"},
+    }
+    try:
+        compiled: Function = numba.njit(cache=True, **options)(function)
+    except RuntimeError:  # neither the package's folder nor the user's cache can be written: compiled anew each time
+        compiled = numba.njit(**options)(function)
     return compiled
 
 
@@ -143,26 +149,34 @@ def keys_above(start: int, stop: int, keys: Keys, floor: int, counts: Ints, inde
     """
     n, found, room = keys.shape[1], 0, index.shape[0]
     for row in range(start, stop):
-        own = keys[row]
         if found + n > room:
             return -1
-        before = found
-        whole = n - n % _BLOCK
-        for block in range(0, whole, _BLOCK):
-            hits = 0
+        own, places = keys[row], index[found:]
+        here = _places_above(own, floor, places)
+        for i in range(here):
+            key[found + i] = own[places[i]]
+        counts[row] = here
+        found += here
+    return found
+
+
+@_compiled
+def _places_above(own: Keys, floor: int, places: NDArray[np.int32]) -> int:
+    """Where a row's keys exceed `floor`, ascending, into `places`, which has room for all of them. Returns how many."""
+    n, found = own.shape[0], 0
+    whole = n - n % _BLOCK
+    for block in range(0, whole, _BLOCK):
+        hits = 0
+        for i in range(block, block + _BLOCK):
+            hits += own[i] > floor
+        if hits:
+            # Written first, counted afterwards: no branch to mispredict.
             for i in range(block, block + _BLOCK):
-                hits += own[i] > floor
-            if hits:
-                # Written first, counted afterwards: no branch to mispredict.
-                for i in range(block, block + _BLOCK):
-                    index[found] = i
-                    key[found] = own[i]
-                    found += own[i] > floor
-        for i in range(whole, n):
-            index[found] = i
-            key[found] = own[i]
-            found += own[i] > floor
-        counts[row] = found - before
+                places[found] = i
+                found += own[i] > floor
+    for i in range(whole, n):
+        places[found] = i
+        found += own[i] > floor
     return found
 
 
@@ -177,7 +191,6 @@ def largest_of_rows(start: int, stop: int, keys: Keys, k: int, counts: Ints, ind
     # Parts are the places congruent modulo their number, so that all maxima grow side by side in vector registers.
     n_parts = min(n, max(4 * k, n // _BLOCK))
     maxima, near, place = np.empty(n_parts, keys.dtype), np.empty(n, keys.dtype), np.empty(n, np.int32)
-    whole = n - n % _BLOCK
     for row in range(start, stop):
         own = keys[row]
         maxima[:] = own[:n_parts]
@@ -186,18 +199,7 @@ def largest_of_rows(start: int, stop: int, keys: Keys, k: int, counts: Ints, ind
             np.maximum(maxima, own[part : part + n_parts], maxima)
         np.maximum(maxima[: n - full], own[full:], maxima[: n - full])
         floor = max(0, (_kth_largest(maxima, n_parts, k) if n_parts >= k else 1) - 1)
-        found = 0
-        for block in range(0, whole, _BLOCK):
-            hits = 0
-            for i in range(block, block + _BLOCK):
-                hits += own[i] > floor
-            if hits:
-                for i in range(block, block + _BLOCK):
-                    place[found] = i
-                    found += own[i] > floor
-        for i in range(whole, n):
-            place[found] = i
-            found += own[i] > floor
+        found = _places_above(own, floor, place)
         cut, ties = floor, 0
         if found > k:
             for i in range(found):
