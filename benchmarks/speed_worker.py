@@ -67,7 +67,7 @@ class Step:
         self._silenced.restore()
         silent = torch.zeros_like(self.member.firing.silent)
         silent[: self._silenced.count] = LONG_AGO
-        self.member.firing.load(silent)
+        self.member.firing.load_state({"silent": silent, "dead_list": silent.nonzero().squeeze(1)})
 
     def step(self) -> None:
         self._seen, _ = self.member.step(self._batch, RUN_STEPS // 2)

@@ -106,9 +106,10 @@ def time_steps(shape: Shape, *, pairs: int = 9, device: torch.device | str = "au
 
     def step(member: Member, index: int) -> float:
         if shape.dead:
+            numbers = torch.arange(round(shape.dead * shape.d_sae), device=device)
             silent = member.firing.silent.clone()
-            silent[: round(shape.dead * shape.d_sae)] = 10 * member.dead_horizon
-            member.firing.load(silent)
+            silent[numbers] = 10 * member.dead_horizon
+            member.firing.load_state({"silent": silent, "dead_list": numbers})
         started = wait_and_clock(device)
         loss, _ = member.step(batch, index)
         seconds = wait_and_clock(device) - started

@@ -59,9 +59,7 @@ def test_gradients_equal_the_dense_reference(name: str, shape: str, kernels: str
         coder.architecture.set_price(coder, PRICE)
     x = some_x()
     y = x if shape == "sae" else some_x(width=7, seed=2)
-    dead = torch.zeros(D_SAE, dtype=torch.bool)
-    dead[::3] = True
-    aux = AuxTerm(dead, k=3, tokens=20, coefficient=0.5)
+    aux = AuxTerm(torch.arange(0, D_SAE, 3), k=3, tokens=20, coefficient=0.5)
     with using(kernels):
         loss = objective(coder, x, y, selection=torch.float64, aux=aux)
         loss.backward()
@@ -92,7 +90,7 @@ def dense_loss(coder: SparseCoder, x: Tensor, y: Tensor, codes: Codes, aux: AuxT
     outputs = [f[:, :level] @ coder.W_dec[:level] + rest for level in coder.architecture.levels()]
     loss = torch.stack([(y - output).pow(2).mean() for output in outputs]).mean() + penalty
     error = (y - outputs[-1]).detach()[: aux.tokens]
-    silent = pre()[: aux.tokens].masked_fill(~aux.dead, -torch.inf)
+    silent = torch.full_like(pre()[: aux.tokens], -torch.inf).index_copy(1, aux.dead, pre()[: aux.tokens, aux.dead])
     strongest = torch.zeros_like(silent, dtype=torch.bool)
     strongest.scatter_(1, silent.topk(aux.k, dim=1).indices, True)
     revived = torch.where(strongest & (silent > 0), silent, 0.0)
@@ -125,7 +123,7 @@ def test_aux_gradient_reaches_only_dead_latents_and_their_encoder(name: str) -> 
     dead = torch.zeros(D_SAE, dtype=torch.bool)
     dead[5] = True
     gradients = []
-    for aux in (AuxTerm(dead, 1, 30, 1.0), None):
+    for aux in (AuxTerm(dead.nonzero().squeeze(1), 1, 30, 1.0), None):
         objective(coder, x, x, selection=torch.float64, aux=aux).backward()
         assert coder.W_enc_rows.grad is not None
         gradients.append(coder.W_enc_rows.grad.clone())
@@ -266,7 +264,7 @@ def test_training_on_awkward_batches_stays_finite(name: str) -> None:
         coder = small_coder(name)
         with torch.no_grad():
             coder.b_enc.add_(bias)
-        dead = torch.ones(D_SAE, dtype=torch.bool)
+        dead = torch.arange(D_SAE)
         loss = objective(coder, x.double(), x.double(), selection=torch.float64, aux=AuxTerm(dead, 3, 20, 1.0))
         if x.shape[0]:
             loss.backward()

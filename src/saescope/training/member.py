@@ -64,7 +64,7 @@ class Member:
     def step(self, batch: Float[Tensor, "tokens d_total"], step: int) -> tuple[Loss, Float[Tensor, ""]]:
         """One optimiser step. Returns the loss and the gradient norm before clipping."""
         x, y = self.inputs(batch)
-        loss = objective(self.coder, x, y, selection=self.selection, aux=self._aux(x.shape[0]))
+        loss = objective(self.coder, x, y, selection=self.selection, aux=self._aux(x.shape[0], step))
         loss.backward()
         norm = self.optimiser.step(schedule(step, self.n_steps, self.run.warmup, self.run.decay))
         self.firing.update(loss.done.codes)
@@ -80,12 +80,10 @@ class Member:
         x, _ = self.inputs(batch)
         self.coder.architecture.prepare(self.coder, x, warm=self._warm)
 
-    def _aux(self, n_tokens: int) -> AuxTerm | None:
-        if not self.firing.any_dead(self.dead_horizon):
-            return None
+    def _aux(self, n_tokens: int, step: int) -> AuxTerm:
         k = self.run.aux_k or max(1, self.coder.d_in // 2)
         tokens = max(1, round(self.run.aux_share * n_tokens))
-        return AuxTerm(self.firing.dead(self.dead_horizon), k, tokens, self.run.aux_coefficient)
+        return AuxTerm(self.firing.dead_list(self.dead_horizon, step), k, tokens, self.run.aux_coefficient)
 
     @torch.no_grad()
     def held_out(self, batch: Float[Tensor, "tokens d_total"], step_tokens: int = 4096) -> dict[str, float]:
@@ -128,7 +126,7 @@ class Member:
         """Everything that the next step depends on, by name."""
         tensors = {f"coder.{name}": value for name, value in self.coder.state_dict().items()}
         tensors |= {f"adam.{name}": value for name, value in self.optimiser.state().items()}
-        return tensors | {"firing.silent": self.firing.silent}
+        return tensors | {f"firing.{name}": value for name, value in self.firing.state().items()}
 
     def load_state(self, tensors: dict[str, Tensor]) -> None:
         def part(prefix: str) -> dict[str, Tensor]:
@@ -136,7 +134,7 @@ class Member:
 
         self.coder.load_state_dict(part("coder."))
         self.optimiser.load_state(part("adam."))
-        self.firing.load(tensors["firing.silent"])
+        self.firing.load_state(part("firing."))
 
 
 def _width(columns: slice) -> int:

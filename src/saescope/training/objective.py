@@ -12,7 +12,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from saescope.coders import SparseCoder, TrainingPass
@@ -67,7 +67,7 @@ class Loss:
 class AuxTerm:
     """AuxK's settings for one step: which latents are dead, how many to choose, on how many tokens, and its weight."""
 
-    dead: Bool[Tensor, "d_sae"]
+    dead: Int[Tensor, "n_dead"]
     k: int
     tokens: int
     coefficient: float
@@ -111,7 +111,7 @@ def aux_loss_of(
     The dead rows are taken out as weights of their own: a gradient through the whole dictionary would write d_sae rows to
     move a few.
     """
-    dead = aux.dead.nonzero().squeeze(1)
+    dead = aux.dead
     if dead.numel() == 0 or error.shape[0] == 0:
         return None
     W_enc, b_enc, W_dec = (
