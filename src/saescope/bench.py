@@ -39,6 +39,8 @@ STAGES = {
 }
 REST = "the rest: normalising, loss, autograd"
 _WARM_UP = 3
+# The first times a product of tens of megabytes is made, the system has no large pages to give it yet.
+_PRODUCT_WARM_UP = 8
 
 
 @dataclass(frozen=True)
@@ -116,16 +118,21 @@ def time_steps(shape: Shape, *, pairs: int = 9, device: torch.device | str = "au
         member_l0.append(float(loss.done.l0))
         return seconds
 
+    def product() -> float:
+        started = wait_and_clock(device)
+        x @ weight.T
+        return wait_and_clock(device) - started
+
     with peak_memory(device) as peak:
         member = _member(shape, batch, device, selection)
         for index in range(_WARM_UP):
             step(member, index)
     steps, products = [], []
+    for _ in range(_PRODUCT_WARM_UP):
+        product()
     for index in range(pairs):
         steps.append(step(member, _WARM_UP + index))
-        started = wait_and_clock(device)
-        x @ weight.T
-        products.append(wait_and_clock(device) - started)
+        products.append(product())
     with timed(device) as seconds:
         whole = [step(member, _WARM_UP + pairs + index) for index in range(3)]
     stages = {stage: sum(seconds.get(name, 0.0) for name in names) / len(whole) for stage, names in STAGES.items()}

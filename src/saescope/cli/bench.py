@@ -43,10 +43,16 @@ def bench(
     Example: saescope bench --arch batchtopk,jumprelu --d-sae 9216
     """
     from saescope.bench import Shape, time_steps, time_text
+    from saescope.lm import LanguageModel
+    from saescope.text import Corpus
 
     shapes = [Shape(name, d_in, d_sae, l0, batch_size, dead) for name in listed(arch)]
     if not shapes:
         raise UsageError("--arch names no architecture; give one, such as batchtopk")
+    if text:
+        # First of all, so that a wrong name is refused before anything is timed.
+        lm, documents = LanguageModel.load(model, device=device), Corpus.open(corpus)
+        lm.check_point(point)
     console = Console(highlight=False)
     results: list[StepTimes] = []
     for shape in shapes:
@@ -57,12 +63,8 @@ def bench(
             _show(found, console)
     texts = None
     if text:
-        from saescope.lm import LanguageModel
-        from saescope.text import Corpus
-
-        lm = LanguageModel.load(model, device=device)
         shape = Shape(shapes[0].arch, lm.width(point), d_sae, l0, batch_size)
-        texts = time_text(lm, Corpus.open(corpus), point, tokens=text, shape=shape)
+        texts = time_text(lm, documents, point, tokens=text, shape=shape)
         if not as_json:
             _show_text(texts, console)
     if as_json:
