@@ -1,8 +1,8 @@
 """From text to coder, timed: runs of `saescope.train` on a `ModelStream`, and the model alone as their limit.
 
-Timed is a run from the call of `train` to its last optimiser step: running the model, tokenising, shuffling, statistics,
-training. Not timed: loading the model, the first look at the text, and what a run does once at its end however long it is
-(settling L0, refitting, saving).
+Timed is a run from the first look at the text to its last optimiser step: tokenising, running the model, shuffling,
+statistics, training. Not timed: loading the model, and what a run does once at its end however long it is (settling L0,
+refitting, saving).
 """
 
 from __future__ import annotations
@@ -60,11 +60,20 @@ class FromText:
             held_out_tokens=0,
             checkpoint_every=1,
         )
-        self._source: ModelStream | None = None
 
     def load(self) -> None:
-        spec = self._spec
-        self._source = ModelStream(
+        """Nothing beside the model has to be there."""
+
+    def step(self) -> float:
+        """Seconds to the last optimiser step."""
+        spec, ended = self._spec, 0.0
+
+        def watch(progress: saescope.training.trainer.Progress) -> None:
+            nonlocal ended
+            ended = time.perf_counter()
+
+        started = time.perf_counter()
+        source = ModelStream(
             self._lm,
             self._corpus,
             self._config.points,
@@ -72,22 +81,10 @@ class FromText:
             tokens=spec["tokens"],
             batch_size=spec["batch"],
         )
-        self._source.provenance()
-        self.tokens = self._source.n_steps * spec["batch"]
-
-    def step(self) -> float:
-        """Seconds to the last optimiser step."""
-        assert self._source is not None, "not loaded"
-        ended = 0.0
-
-        def watch(progress: saescope.training.trainer.Progress) -> None:
-            nonlocal ended
-            ended = time.perf_counter()
-
+        self.tokens = source.n_steps * spec["batch"]
         with tempfile.TemporaryDirectory() as folder:
-            started = time.perf_counter()
-            saescope.train(self._config, self._source, Path(folder) / "run", watcher=watch)
-        self._source.close()
+            saescope.train(self._config, source, Path(folder) / "run", watcher=watch)
+        source.close()
         return ended - started
 
     def ask(self) -> dict[str, Any]:

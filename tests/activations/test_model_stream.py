@@ -179,6 +179,16 @@ def test_sinks_shorten_a_pass_and_the_next_one_fills_up(
         assert len(set(places)) == len(set(places[:kept])) == kept < len(places)
 
 
+def test_a_text_too_long_to_keep_gives_the_same_rows(open_stream: Open, monkeypatch: pytest.MonkeyPatch) -> None:
+    kept = list(open_stream())
+    monkeypatch.setattr(model_stream, "_KEPT_BYTES", 1000)
+    stream = open_stream()
+    assert stream._kept_sequences is None
+    again = list(stream)
+    assert len(kept) == len(again)
+    assert all(torch.equal(one, other) for one, other in zip(kept, again, strict=True))
+
+
 def test_statistics_are_of_the_first_block(open_stream: Open, store: Store) -> None:
     whole = open_stream(memory=10**9).statistics()
     for point, of_store in store.statistics().items():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import threading
-from collections.abc import Generator, Iterator, Mapping
+from collections.abc import Generator, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -45,6 +45,9 @@ _COPIED_ROWS = 1024
 # Of the rows that a pass should have by the first batch's share of sinks, this part is counted on: were there fewer, the last
 # batch would ask for a whole block of one more pass.
 _SURE = 0.995
+# A text is read and tokenised when its rows are counted; up to so many bytes of tokens and places (16 a token) are kept for
+# the blocks. A longer text is tokenised again by every pass.
+_KEPT_BYTES = 2**26
 
 
 @dataclass
@@ -113,11 +116,18 @@ class ModelStream(SteppedStream):
         special = np.array(sorted(lm.special_ids), dtype=np.int64)
         n_rows = 0
         self._held_out: list[int] = []
+        kept: list[tuple[int, TokenSequence]] | None = []
+        kept_bytes = 0
         for number, sequence in itertools.chain(head, sequences):
+            if kept is not None:
+                kept.append((number, sequence))
+                kept_bytes += 4 * sequence.tokens.nbytes
+                kept = kept if kept_bytes <= _KEPT_BYTES else None
             if sequence.split == "train":
                 n_rows += int((~np.isin(sequence.tokens, special)).sum())
             else:
                 self._held_out.append(number)
+        self._kept_sequences = kept
         self.documents: list[StoredDocument] = excerpt.documents
         self.n_tokens = excerpt.n_tokens
         self.corpus_ended = excerpt.corpus_ended
@@ -155,8 +165,7 @@ class ModelStream(SteppedStream):
             return self._empty(0)
         enough = -(-max_rows // self.options.context) + 1
         chosen = {self._held_out[i] for i in evenly_spaced(len(self._held_out), enough).tolist()}
-        numbered = ((n, s) for n, s in Excerpt(self._lm, self._corpus, self.options, self.tokens) if n in chosen)
-        group = list(numbered)
+        group = [(number, sequence) for number, sequence in self._sequences() if number in chosen]
         rows = self._empty(sum(len(sequence.tokens) for _, sequence in group))
         filled = 0
         for batch in in_batches(iter(group), self._batch_sequences):
@@ -251,7 +260,7 @@ class ModelStream(SteppedStream):
 
     def _blocks(self, pass_: int, index: int, stopped: threading.Event) -> Iterator[_Block]:
         while True:
-            train = (pair for pair in Excerpt(self._lm, self._corpus, self.options, self.tokens) if _is_train(pair[1]))
+            train = (pair for pair in self._sequences() if _is_train(pair[1]))
             for _ in itertools.islice(train, index * self._block_sequences):
                 pass
             empty = index == 0
@@ -319,6 +328,12 @@ class ModelStream(SteppedStream):
                 f"{len(self.points)} hook points; give at least {readable_bytes(2 * self.options.context * row_bytes)}"
             )
         return sequences // self._batch_sequences * self._batch_sequences or max(1, sequences)
+
+    def _sequences(self) -> Iterable[tuple[int, TokenSequence]]:
+        """The numbered sequences of the text."""
+        if self._kept_sequences is not None:
+            return self._kept_sequences
+        return Excerpt(self._lm, self._corpus, self.options, self.tokens)
 
     def _measured(self, batch: ForwardBatch, sink_ratio: float) -> tuple[KeptRule, float]:
         """The exclusion rule, and the share of this batch's ordinary tokens that it keeps."""
