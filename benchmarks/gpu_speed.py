@@ -24,7 +24,7 @@ from saescope.bench import Shape, time_steps
 # isort: split
 import torch
 
-from saescope.kernels import AdamStep, Support, active
+from saescope.kernels import AdamStep, Encoding, Support, Trained, active
 from saescope.kernels.dispatch import wait_and_clock
 
 LONG = 2**28
@@ -69,24 +69,24 @@ def main() -> None:
     table = torch.nn.functional.normalize(torch.randn(latents, width, device=device), dim=1)
     moments = torch.zeros(2, latents, width, device=device)
     gradient = torch.randn_like(table)
-    bias = torch.zeros(latents, device=device)
+    pre = Encoding(rows, table, torch.zeros(latents, device=device))
     adam = AdamStep(1e-4, 0.9, 0.999, 0.1, 0.001, 1e-8)
     one = torch.ones((), device=device)
     d = 4 * width
 
     def update() -> None:
         along, _ = kernels.tangent(table, gradient, True)
-        kernels.adam(table, gradient, moments[0], moments[1], along, one, adam)
+        kernels.adam(Trained(table, gradient, moments[0], moments[1]), along, one, adam)
 
     seen = int(indices.unique().numel())
     operations: dict[str, tuple[Callable[[], object], float, float]] = {
         "topk, product inside": (
-            lambda: kernels.select_topk(rows, table, bias, given.k, dtype=torch.bfloat16),
+            lambda: kernels.select_topk(pre, given.k, dtype=torch.bfloat16),
             2.0 * tokens * width * latents,
             2.0 * (tokens + latents) * width + 4.0 * tokens * latents,
         ),
         "batch topk, product inside": (
-            lambda: kernels.select_batch_topk(rows, table, bias, n, dtype=torch.bfloat16),
+            lambda: kernels.select_batch_topk(pre, n, dtype=torch.bfloat16),
             2.0 * tokens * width * latents,
             2.0 * (tokens + latents) * width + 4.0 * tokens * latents,
         ),
@@ -112,7 +112,7 @@ def main() -> None:
             f"{operation_flops / seconds / flops:.0%} | {operation_bytes / seconds / bandwidth:.0%} |"
         )
     print()
-    del rows, table, moments, gradient
+    del rows, table, moments, gradient, pre
     steps(given, device)
     if given.python:
         beside_others(given)

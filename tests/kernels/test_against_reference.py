@@ -14,7 +14,10 @@ from torch import Tensor
 from saescope.kernels import (
     IMPLEMENTATIONS,
     AdamStep,
+    Decoding,
+    Encoding,
     Support,
+    Trained,
     cuda,
     decode_from,
     per_latent,
@@ -165,10 +168,10 @@ def test_reconstruction_equals_its_definition(
 
     values, weight, y = normal(support.nnz), normal(latents, width), normal(tokens, width)
     rest = normal(tokens, width) if rest_rows else normal(width)
-    dense = reference.reconstruct(support, values, weight, rest, y, levels)
+    dense = reference.reconstruct(Decoding(support, values, weight, rest, y, levels))
     there = Support.from_rows(rows.to(device), indices.to(device), tokens * levels, latents)
     mine = IMPLEMENTATIONS[name].reconstruct(
-        there, *(part.to(device, dtype) for part in (values, weight, rest, y)), levels
+        Decoding(there, *(part.to(device, dtype) for part in (values, weight, rest, y)), levels)
     )
     tolerance = 1e-4 if dtype == torch.float32 else 1e-11
     for field in fields(dense):
@@ -199,7 +202,7 @@ def test_adam_on_the_sphere_equals_its_definition(
             along, square = kernels.tangent(w, g, unit_rows)
             norms.append(square.cpu().double())
             assert (along is None) == (not unit_rows)
-            kernels.adam(w, g, m, v, along, torch.tensor(0.5, dtype=w.dtype, device=w.device), adam)
+            kernels.adam(Trained(w, g, m, v), along, torch.tensor(0.5, dtype=w.dtype, device=w.device), adam)
         tolerance = 1e-5 if dtype == torch.float32 else 1e-11
         torch.testing.assert_close(norms[0], norms[1], rtol=10 * tolerance, atol=10 * tolerance)
         if not unit_rows or shape[1] > 1:  # on a sphere of two points there is no direction to go
@@ -216,22 +219,23 @@ def test_exact_selection_is_the_reference_selection(
     name: str, problem: Problem, share: float, k: int, seed: int
 ) -> None:
     p, kernels = problem.on(for_kernels(name)), IMPLEMENTATIONS[name]
+    encoding = Encoding(p.x, p.weight, p.bias)
     pre = p.x @ p.weight.T + p.bias
     threshold = torch.rand(p.weight.shape[0], generator=torch.Generator().manual_seed(seed), dtype=torch.float64) * 2
     threshold = threshold.to(p.x.device)
     count = round(share * pre.numel())
     chosen = {
         "batch": (
-            kernels.select_batch_topk(p.x, p.weight, p.bias, count),
-            reference.select_batch_topk(p.x, p.weight, p.bias, count),
+            kernels.select_batch_topk(encoding, count),
+            reference.select_batch_topk(encoding, count),
         ),
-        "token": (kernels.select_topk(p.x, p.weight, p.bias, k), reference.select_topk(p.x, p.weight, p.bias, k)),
+        "token": (kernels.select_topk(encoding, k), reference.select_topk(encoding, k)),
         "threshold": (
-            kernels.select_threshold(p.x, p.weight, p.bias, threshold)[0],
-            reference.select_threshold(p.x, p.weight, p.bias, threshold)[0],
+            kernels.select_threshold(encoding, threshold)[0],
+            reference.select_threshold(encoding, threshold)[0],
         ),
     }
-    above, known = kernels.select_threshold(p.x, p.weight, p.bias, threshold)
+    above, known = kernels.select_threshold(encoding, threshold)
     torch.testing.assert_close(known, pre[above.rows, above.indices], rtol=1e-12, atol=1e-12)
     if name == cuda.name:
         assert chosen["batch"][0].nnz == count
@@ -254,8 +258,8 @@ def test_selection_in_bf16_differs_only_within_rounding_of_the_boundary(name: st
     x, weight = torch.randn(256, 64, generator=generator), torch.randn(512, 64, generator=generator)
     bias = torch.randn(512, generator=generator)
     count = 256 * 16
-    exact = reference.select_batch_topk(x, weight, bias, count)
-    low = IMPLEMENTATIONS[name].select_batch_topk(x, weight, bias, count, dtype=torch.bfloat16)
+    exact = reference.select_batch_topk(Encoding(x, weight, bias), count)
+    low = IMPLEMENTATIONS[name].select_batch_topk(Encoding(x, weight, bias), count, dtype=torch.bfloat16)
     assert low.nnz == exact.nnz == count
     pre = x @ weight.T + bias
     ones = torch.ones(count)
@@ -275,10 +279,10 @@ def test_chunks_and_a_failed_probe_change_nothing(name: str, monkeypatch: pytest
     x = torch.randn(300, 16, generator=generator)
     x[0] *= 1000
     weight, bias = torch.randn(50, 16, generator=generator), torch.zeros(50)
-    whole = kernels.select_batch_topk(x, weight, bias, 4000)
+    whole = kernels.select_batch_topk(Encoding(x, weight, bias), 4000)
     monkeypatch.setenv("SAESCOPE_CHUNK_MIB", str(50 * 4 * 7 / 2**20))
-    pieces = kernels.select_batch_topk(x, weight, bias, 4000)
-    dense = reference.select_batch_topk(x, weight, bias, 4000)
+    pieces = kernels.select_batch_topk(Encoding(x, weight, bias), 4000)
+    dense = reference.select_batch_topk(Encoding(x, weight, bias), 4000)
     for support in (whole, pieces):
         assert torch.equal(support.pointers, dense.pointers)
         assert torch.equal(support.indices, dense.indices)
@@ -294,9 +298,9 @@ def test_selection_ends_on_what_is_not_finite(name: str, value: float) -> None:
     bias = torch.zeros(30)
     for select in (IMPLEMENTATIONS[name].select_batch_topk, IMPLEMENTATIONS[name].select_topk):
         for dtype in (torch.float32, torch.bfloat16):
-            assert select(x, weight, bias, 5, dtype=dtype).n_rows == 40
-            assert select(x, weight, bias, 1000, dtype=dtype).n_rows == 40
-    assert IMPLEMENTATIONS[name].select_threshold(x, weight, bias, bias)[0].n_rows == 40
+            assert select(Encoding(x, weight, bias), 5, dtype=dtype).n_rows == 40
+            assert select(Encoding(x, weight, bias), 1000, dtype=dtype).n_rows == 40
+    assert IMPLEMENTATIONS[name].select_threshold(Encoding(x, weight, bias), bias)[0].n_rows == 40
 
 
 @pytest.mark.parametrize("name", OTHERS)
@@ -309,8 +313,8 @@ def test_each_token_gets_its_largest(name: str, dtype: torch.dtype, n_latents: i
     weight = torch.randint(-3, 4, (n_latents, 24), generator=generator).float()
     bias = torch.randint(-9, 3, (n_latents,), generator=generator).float()
     pre = x @ weight.T + bias
-    mine = positive(IMPLEMENTATIONS[name].select_topk(x, weight, bias, k, dtype=dtype), pre)
-    dense = reference.select_topk(x, weight, bias, k)
+    mine = positive(IMPLEMENTATIONS[name].select_topk(Encoding(x, weight, bias), k, dtype=dtype), pre)
+    dense = reference.select_topk(Encoding(x, weight, bias), k)
     assert torch.equal(mine.pointers, dense.pointers)
     for row in range(70):
         own, theirs = (pre[row, s.indices[s.pointers[row] : s.pointers[row + 1]]] for s in (mine, dense))
@@ -362,7 +366,7 @@ def test_rough_search_loses_no_latent_above_its_threshold(seed: int, width: int,
     weight = torch.randn(96, width, generator=generator)
     bias = torch.randn(96, generator=generator) * size
     threshold = torch.full((96,), offset * size * width**0.5)
-    left, right = with_room_for_rounding(x, weight, bias - threshold, torch.bfloat16)
+    left, right = with_room_for_rounding(Encoding(x, weight, bias), threshold, torch.bfloat16)
     truly = x.double() @ weight.double().T + bias.double() - threshold.double() > 0
     roughly = left @ right.T > 0
     assert not (truly & ~roughly).any()

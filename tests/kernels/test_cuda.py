@@ -12,8 +12,18 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import DataDependentOutputException, DynamicOutputShapeException, FakeTensorMode
 
 from saescope.errors import UsageError
-from saescope.kernels import IMPLEMENTATIONS, Support, active, cuda, reference, sparse, using
-from saescope.kernels.operations import AdamStep
+from saescope.kernels import (
+    IMPLEMENTATIONS,
+    AdamStep,
+    Encoding,
+    Support,
+    Trained,
+    active,
+    cuda,
+    reference,
+    sparse,
+    using,
+)
 
 needs_triton = pytest.mark.skipif(not cuda.available(), reason=f"the cuda kernels need {cuda.lacking()}")
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -77,19 +87,19 @@ def test_batch_topk_in_chunks_is_the_reference_choice(monkeypatch: pytest.Monkey
     bias = torch.zeros(50)
     monkeypatch.setenv("SAESCOPE_CHUNK_MIB", str(50 * 4 * 7 / 2**20))
     for count in (1, 40, 349, 351, 1500):
-        mine, dense = (k.select_batch_topk(x, weight, bias, count) for k in (cuda, reference))
+        mine, dense = (k.select_batch_topk(Encoding(x, weight, bias), count) for k in (cuda, reference))
         assert torch.equal(mine.pointers, dense.pointers)
         assert torch.equal(mine.indices, dense.indices)
-    mine, dense = (k.select_topk(x, weight, bias, 3) for k in (cuda, reference))
+    mine, dense = (k.select_topk(Encoding(x, weight, bias), 3) for k in (cuda, reference))
     assert torch.equal(mine.pointers, dense.pointers)
     assert torch.equal(mine.indices, dense.indices)
-    assert cuda.select_batch_topk(x, weight, bias, 10**6).nnz == 5000
+    assert cuda.select_batch_topk(Encoding(x, weight, bias), 10**6).nnz == 5000
 
 
 def test_where_nothing_is_positive_entries_stay_and_carry_zero() -> None:
     x, weight, bias = torch.randn(4, 3), torch.randn(7, 3), torch.full((7,), -1e3)
-    assert cuda.select_batch_topk(x, weight, bias, 9).nnz == 9
-    support = cuda.select_topk(x, weight, bias, 2)
+    assert cuda.select_batch_topk(Encoding(x, weight, bias), 9).nnz == 9
+    support = cuda.select_topk(Encoding(x, weight, bias), 2)
     assert support.pointers.tolist() == [0, 2, 4, 6, 8]
     assert ((x @ weight.T + bias)[support.rows, support.indices].relu() == 0).all()
 
@@ -100,10 +110,10 @@ def test_training_selections_never_wait_for_the_device(dtype: torch.dtype) -> No
     with FakeTensorMode():
         x, weight, bias = torch.empty(7, 5), torch.empty(11, 5), torch.empty(11)
         for select in (cuda.select_topk, cuda.select_batch_topk):
-            support = select(x, weight, bias, 4, dtype=dtype)
+            support = select(Encoding(x, weight, bias), 4, dtype=dtype)
             assert support.rows.shape == support.by_latent[0].shape == support.indices.shape
         with pytest.raises((DataDependentOutputException, DynamicOutputShapeException)):
-            sparse.select_topk(x, weight, bias, 4, dtype=dtype)
+            sparse.select_topk(Encoding(x, weight, bias), 4, dtype=dtype)
 
 
 def test_forcing_them_where_they_cannot_run_says_what_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -121,10 +131,9 @@ def test_row_update_refuses_what_it_would_misread() -> None:
     good, bad = torch.zeros(3, 2, device=DEVICE), torch.zeros(2, 3, device=DEVICE).T
     with pytest.raises(ValueError, match="contiguous"):
         cuda.tangent(good, bad, True)
+    step = AdamStep(1e-3, 0.9, 0.999, 0.1, 0.1, 1e-8)
     with pytest.raises(ValueError, match="contiguous"):
-        cuda.adam(
-            good, good, bad, good, None, torch.ones((), device=DEVICE), AdamStep(1e-3, 0.9, 0.999, 0.1, 0.1, 1e-8)
-        )
+        cuda.adam(Trained(good, good, bad, good), None, torch.ones((), device=DEVICE), step)
 
 
 _COMPILE = """

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from saescope.errors import UsageError
-from saescope.kernels import IMPLEMENTATIONS, active, recycling, reference, using
+from saescope.kernels import IMPLEMENTATIONS, Encoding, active, recycling, reference, using
 from saescope.kernels.chunks import chunk_bytes, token_chunks
 from saescope.kernels.dispatch import timed
 from saescope.kernels.threads import in_ranges
@@ -95,10 +95,10 @@ def test_kernels_follow_the_device_the_environment_and_the_block(monkeypatch: py
 
 def test_timing_counts_what_runs_and_changes_nothing() -> None:
     x, weight, bias = torch.randn(9, 4), torch.randn(12, 4), torch.zeros(12)
-    plain = active(CPU).select_topk(x, weight, bias, 3)
+    plain = active(CPU).select_topk(Encoding(x, weight, bias), 3)
     with timed(CPU) as seconds:
         kernels = active(CPU)
-        assert torch.equal(kernels.select_topk(x, weight, bias, 3).indices, plain.indices)
+        assert torch.equal(kernels.select_topk(Encoding(x, weight, bias), 3).indices, plain.indices)
         assert isinstance(kernels.name, str)
     assert set(seconds) == {"select_topk"}
     assert seconds["select_topk"] > 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import torch
 from jaxtyping import Bool, Float
@@ -57,10 +58,9 @@ def _strongest(
     counts: Counts | None,
 ) -> Float[Tensor, "found"]:
     """The largest margins of a batch, those that count."""
-    centred = coder.centred(x)
-    support = active(coder.device).select_batch_topk(
-        centred, coder.W_enc_rows, offset + _LIFT, min(count, x.shape[0] * coder.d_sae)
-    )
-    products = active(coder.device).sampled_product(support, centred, coder.W_enc_rows.detach())
+    kernels, pre = active(coder.device), coder.encoding(x)
+    lifted = replace(pre, bias=offset + _LIFT)
+    support = kernels.select_batch_topk(lifted, min(count, x.shape[0] * coder.d_sae))
+    products = kernels.sampled_product(support, pre.x, pre.weight)
     margins = products + offset[support.indices]
     return margins if counts is None else margins[counts(support, products)]

@@ -12,10 +12,10 @@ from saescope.coders.architecture import Architecture
 from saescope.coders.codes import Codes
 from saescope.coders.metadata import CoderMetadata, Slice
 from saescope.errors import CoderError
-from saescope.kernels import Support, active, decode_from, preactivations_on
+from saescope.kernels import Encoding, Support, active, decode_from, preactivations_on
 
-# Picks latents: the encoder's input [tokens, d_in], its rows [d_sae, d_in], its biases [d_sae].
-Choose = Callable[[Tensor, Tensor, Tensor], Support]
+# Picks latents by their pre-activations.
+Choose = Callable[[Encoding], Support]
 
 
 class SparseCoder(nn.Module):
@@ -134,22 +134,23 @@ class SparseCoder(nn.Module):
             support, x, self.W_enc_rows, self.b_enc, self.input_shift, known=known, centred=centred
         )
 
+    def encoding(self, x: Float[Tensor, "tokens d_in"]) -> Encoding:
+        """What pre-activations are made of, for kernels that choose latents. Without gradient."""
+        return Encoding(self.centred(x), self.W_enc_rows.detach(), self.b_enc.detach())
+
     def chosen(self, x: Float[Tensor, "tokens d_in"], choose: Choose) -> Codes:
-        """Rectified pre-activations, differentiable, of the latents that `choose` picks without gradient, from the encoder's
-        input, W_enc by rows and b_enc."""
+        """Rectified pre-activations, differentiable, of the latents that `choose` picks."""
         with torch.no_grad():
-            centred = self.centred(x)
-            support = choose(centred, self.W_enc_rows, self.b_enc)
-        return Codes(support, self.preactivations_on(support, x, centred=centred).relu())
+            pre = self.encoding(x)
+            support = choose(pre)
+        return Codes(support, self.preactivations_on(support, x, centred=pre.x).relu())
 
     def above(self, x: Float[Tensor, "tokens d_in"], threshold: Float[Tensor, "d_sae"]) -> Codes:
         """Pre-activations, differentiable, that are above `threshold` and above zero."""
         with torch.no_grad():
-            centred = self.centred(x)
-            support, known = active(self.device).select_threshold(
-                centred, self.W_enc_rows, self.b_enc, threshold.to(x.dtype)
-            )
-        return Codes(support, self.preactivations_on(support, x, known=known, centred=centred))
+            pre = self.encoding(x)
+            support, known = active(self.device).select_threshold(pre, threshold.to(x.dtype))
+        return Codes(support, self.preactivations_on(support, x, known=known, centred=pre.x))
 
     def encode(self, x: Float[Tensor, "tokens d_in"]) -> Codes:
         """Codes of raw activations. Raises `CoderError` on a wrong width."""

@@ -2,16 +2,20 @@
 
 from saescope.kernels.autograd import decode_from, per_latent, preactivations_on, reconstruction_error
 from saescope.kernels.dispatch import IMPLEMENTATIONS, VARIABLE, active, using
-from saescope.kernels.operations import AdamStep, Kernels, Reconstruction
+from saescope.kernels.operands import AdamStep, Decoding, Encoding, Reconstruction, Trained
+from saescope.kernels.operations import Kernels
 from saescope.kernels.support import Support
 
 __all__ = [
     "IMPLEMENTATIONS",
     "VARIABLE",
     "AdamStep",
+    "Decoding",
+    "Encoding",
     "Kernels",
     "Reconstruction",
     "Support",
+    "Trained",
     "active",
     "decode_from",
     "per_latent",

@@ -13,6 +13,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from saescope.kernels import dispatch
+from saescope.kernels.operands import Decoding
 from saescope.kernels.support import Support
 
 
@@ -88,7 +89,8 @@ class _ReconstructionError(torch.autograd.Function):
     def forward(
         ctx: Any, values: Tensor, weight: Tensor, rest: Tensor, y: Tensor, support: Support, n_levels: int
     ) -> tuple[Tensor, Tensor, Tensor]:
-        found = dispatch.active(weight.device).reconstruct(support, values, weight, rest, y, n_levels)
+        decoding = Decoding(support, values, weight, rest, y, n_levels)
+        found = dispatch.active(weight.device).reconstruct(decoding)
         ctx.save_for_backward(values)
         ctx.found, ctx.support, ctx.n_levels, ctx.one_rest = found, support, n_levels, rest.ndim == 1
         last = found.squares[-1]

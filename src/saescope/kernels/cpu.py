@@ -20,9 +20,9 @@ from torch import Tensor
 
 from saescope.kernels import compiled, recycling, sparse
 from saescope.kernels.chunks import token_chunks
-from saescope.kernels.operations import AdamStep, Reconstruction
+from saescope.kernels.operands import AdamStep, Decoding, Encoding, Reconstruction, Trained
 from saescope.kernels.rounding import factors, with_room_for_rounding
-from saescope.kernels.sparse import decode, empty, latent_sum
+from saescope.kernels.sparse import decode, latent_sum
 from saescope.kernels.support import Support
 from saescope.kernels.threads import in_ranges
 
@@ -76,24 +76,18 @@ def sampled_product(
     return out
 
 
-def reconstruct(
-    support: Support,
-    values: Float[Tensor, "nnz"],
-    weight: Float[Tensor, "latents d"],
-    rest: Float[Tensor, "*tokens d"],
-    y: Float[Tensor, "tokens d"],
-    n_levels: int,
-) -> Reconstruction:
+def reconstruct(decoding: Decoding) -> Reconstruction:
     """See `reference.reconstruct`: one pass, a token at a time."""
-    if any(given.dtype != torch.float32 for given in (values, weight, rest, y)):
-        return sparse.reconstruct(support, values, weight, rest, y, n_levels)
+    support, y, rest, n_levels = decoding.support, decoding.y, decoding.rest, decoding.n_levels
+    if any(given.dtype != torch.float32 for given in (decoding.values, decoding.weight, rest, y)):
+        return sparse.reconstruct(decoding)
     sums, slopes = recycling.take(support.n_rows, y.shape[1]), torch.empty(support.nnz)
-    given = (_array(support.pointers), _array(support.indices), _array(values), _array(weight))
+    codes = (_array(support.pointers), _array(support.indices), _array(decoding.values), _array(decoding.weight))
     flat = (_array(rest.reshape(-1, y.shape[1])), _array(y), _array(sums), _array(slopes))
 
     def work(start: int, stop: int) -> NDArray[np.float64]:
         squares = np.zeros(n_levels)
-        compiled.reconstructed_rows(start, stop, n_levels, *given, *flat, squares)
+        compiled.reconstructed_rows(start, stop, n_levels, *codes, *flat, squares)
         return squares
 
     by_token = support.pointers[::n_levels].contiguous()
@@ -119,21 +113,13 @@ def weight_gradient(
     return out
 
 
-def select_batch_topk(
-    x: Float[Tensor, "tokens d"],
-    weight: Float[Tensor, "latents d"],
-    bias: Float[Tensor, "latents"],
-    count: int,
-    *,
-    dtype: torch.dtype | None = None,
-) -> Support:
+def select_batch_topk(pre: Encoding, count: int, *, dtype: torch.dtype | None = None) -> Support:
     """See `reference.select_batch_topk`. A floor estimated from a few tokens leaves about 1.3·count candidates; should it let
     too few through, it is lowered. Ties at the boundary go to the first."""
-    n_tokens, n_latents = x.shape[0], weight.shape[0]
-    dtype = dtype or x.dtype
-    if n_tokens == 0 or count == 0:
-        return empty(n_tokens, n_latents, x.device)
-    left, right = factors(x, weight, bias, dtype)
+    if pre.n_tokens == 0 or count == 0:
+        return pre.nothing()
+    dtype = dtype or pre.x.dtype
+    left, right = factors(pre, dtype)
     floor, drop = _probe_floor(left, right, count), _HALF[dtype]
     while True:
         found = _Found.above(left, right, floor, count)
@@ -146,28 +132,19 @@ def select_batch_topk(
     if surplus > 0:
         cut = int(np.partition(found.keys, surplus)[surplus])
         ties = count - int((found.keys > cut).sum())
-    pointers, indices = np.zeros(n_tokens + 1, np.int64), np.empty(min(count, len(found.keys)), np.int64)
+    pointers, indices = np.zeros(pre.n_tokens + 1, np.int64), np.empty(min(count, len(found.keys)), np.int64)
     compiled.keep_largest(found.counts, found.places, found.keys, cut, ties, pointers, indices)
-    return Support(torch.from_numpy(pointers), torch.from_numpy(indices), n_latents)
+    return Support(torch.from_numpy(pointers), torch.from_numpy(indices), pre.n_latents)
 
 
-def select_topk(
-    x: Float[Tensor, "tokens d"],
-    weight: Float[Tensor, "latents d"],
-    bias: Float[Tensor, "latents"],
-    k: int,
-    *,
-    dtype: torch.dtype | None = None,
-) -> Support:
+def select_topk(pre: Encoding, k: int, *, dtype: torch.dtype | None = None) -> Support:
     """See `reference.select_topk`. Ties at the boundary go to the lowest latents."""
-    n_tokens, n_latents = x.shape[0], weight.shape[0]
-    dtype = dtype or x.dtype
-    if n_tokens == 0 or k == 0:
-        return empty(n_tokens, n_latents, x.device)
-    if k * _DENSE_TOPK > n_latents:
-        return sparse.select_topk(x, weight, bias, k, dtype=dtype)
-    counts, places = np.empty(n_tokens, np.int64), np.empty((n_tokens, k), np.int32)
-    left, right = factors(x, weight, bias, dtype)
+    if pre.n_tokens == 0 or k == 0:
+        return pre.nothing()
+    if k * _DENSE_TOPK > pre.n_latents:
+        return sparse.select_topk(pre, k, dtype=dtype)
+    counts, places = np.empty(pre.n_tokens, np.int64), np.empty((pre.n_tokens, k), np.int32)
+    left, right = factors(pre, dtype or pre.x.dtype)
 
     def search(first: int, keys: NDArray[Any]) -> None:
         own = slice(first, first + keys.shape[0])
@@ -175,27 +152,21 @@ def select_topk(
         in_ranges(lambda start, stop: compiled.largest_of_rows(start, stop, keys, k, *into), keys.shape[0], 8)
 
     _for_each_chunk(left, right, search)
-    pointers = np.zeros(n_tokens + 1, np.int64)
+    pointers = np.zeros(pre.n_tokens + 1, np.int64)
     np.cumsum(counts, out=pointers[1:])
     full = pointers[-1] == places.size
     chosen = places.reshape(-1) if full else places[np.arange(k) < counts[:, None]]
-    return Support(torch.from_numpy(pointers), torch.from_numpy(chosen.astype(np.int64)), n_latents)
+    return Support(torch.from_numpy(pointers), torch.from_numpy(chosen.astype(np.int64)), pre.n_latents)
 
 
-def select_threshold(
-    x: Float[Tensor, "tokens d"],
-    weight: Float[Tensor, "latents d"],
-    bias: Float[Tensor, "latents"],
-    threshold: Float[Tensor, "latents"],
-) -> tuple[Support, Float[Tensor, "nnz"]]:
+def select_threshold(pre: Encoding, threshold: Float[Tensor, "latents"]) -> tuple[Support, Float[Tensor, "nnz"]]:
     """See `sparse.select_threshold`, of which this is the same with the search in cache."""
-    n_tokens, n_latents = x.shape[0], weight.shape[0]
-    if n_tokens == 0:
-        return empty(n_tokens, n_latents, x.device), x.new_zeros(0)
+    if pre.n_tokens == 0:
+        return pre.nothing(), pre.x.new_zeros(0)
     threshold = threshold.clamp(min=0)
-    left, right = with_room_for_rounding(x, weight, bias - threshold, sparse.rough_dtype(x))
-    near = _Found.above(left, right, 0, 64 * n_tokens).support(n_latents)
-    return sparse.settled(near, x, weight, bias, threshold, sampled_product)
+    left, right = with_room_for_rounding(pre, threshold, sparse.rough_dtype(pre))
+    near = _Found.above(left, right, 0, 64 * pre.n_tokens).support(pre.n_latents)
+    return sparse.settled(near, pre, threshold, sampled_product)
 
 
 class _Found:
@@ -305,28 +276,21 @@ def tangent(
     return along if unit_rows else None, torch.tensor(sum(squares), dtype=torch.float32)
 
 
-def adam(
-    weight: Float[Tensor, "rows d"],
-    grad: Float[Tensor, "rows d"],
-    mean: Float[Tensor, "rows d"],
-    square: Float[Tensor, "rows d"],
-    along: Float[Tensor, "rows"] | None,
-    scale: Float[Tensor, ""],
-    step: AdamStep,
-) -> None:
+def adam(trained: Trained, along: Float[Tensor, "rows"] | None, scale: Float[Tensor, ""], step: AdamStep) -> None:
     """See `reference.adam`: one pass over the four arrays."""
-    if weight.dtype != torch.float32:
-        sparse.adam(weight, grad, mean, square, along, scale, step)
+    if trained.weight.dtype != torch.float32:
+        sparse.adam(trained, along, scale, step)
         return
-    inner = np.zeros(weight.shape[0], np.float32) if along is None else _array(along)
-    w, g, m, v = _array(weight), _array(grad), _array(mean), _array(square)
+    n_rows = trained.weight.shape[0]
+    inner = np.zeros(n_rows, np.float32) if along is None else _array(along)
+    w, g, m, v = _array(trained.weight), _array(trained.grad), _array(trained.mean), _array(trained.square)
     by, rate, root = float(scale), step.rate / step.correction1, step.correction2**0.5
 
     def work(start: int, stop: int) -> None:
         sphere = along is not None
         compiled.adam_rows(start, stop, w, g, m, v, inner, by, rate, step.beta1, step.beta2, root, step.eps, sphere)
 
-    in_ranges(work, weight.shape[0], _LEAST_ROWS)
+    in_ranges(work, n_rows, _LEAST_ROWS)
 
 
 def _array(tensor: Tensor) -> NDArray[Any]:

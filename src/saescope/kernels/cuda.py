@@ -27,13 +27,11 @@ from functools import cache
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from saescope.kernels import row_update, sparse
-from saescope.kernels.chunks import token_chunks
-from saescope.kernels.operations import AdamStep, Reconstruction
+from saescope.kernels.operands import AdamStep, Decoding, Encoding, Reconstruction, Trained
 from saescope.kernels.support import Support
 
 name = "cuda"
@@ -76,16 +74,9 @@ def weight_gradient(
     return _sum_rows(support.rows[order], values[order], rows, offsets)
 
 
-def reconstruct(
-    support: Support,
-    values: Float[Tensor, "nnz"],
-    weight: Float[Tensor, "latents d"],
-    rest: Float[Tensor, "*tokens d"],
-    y: Float[Tensor, "tokens d"],
-    n_levels: int,
-) -> Reconstruction:
+def reconstruct(decoding: Decoding) -> Reconstruction:
     """See `reference.reconstruct`."""
-    return sparse.reconstruct(support, values, weight, rest, y, n_levels, product=sampled_product, decoding=decode)
+    return sparse.reconstruct(decoding, product=sampled_product, decode_by=decode)
 
 
 def latent_sum(support: Support, values: Float[Tensor, "nnz"]) -> Float[Tensor, "latents"]:
@@ -170,75 +161,43 @@ def _kernels() -> Any:
     return triton_kernels
 
 
-def select_batch_topk(
-    x: Float[Tensor, "tokens d"],
-    weight: Float[Tensor, "latents d"],
-    bias: Float[Tensor, "latents"],
-    count: int,
-    *,
-    dtype: torch.dtype | None = None,
-) -> Support:
+def select_batch_topk(pre: Encoding, count: int, *, dtype: torch.dtype | None = None) -> Support:
     """As `reference.select_batch_topk`, but always min(count, tokens · latents) entries, so that the host need not wait to
     learn how many there are. Where fewer are positive, the largest of the others fill up: callers rectify values, so such
     an entry carries zero and no gradient.
     """
-    n_tokens, n_latents = x.shape[0], weight.shape[0]
-    dtype = dtype or x.dtype
-    x, weight, bias = x.to(dtype), weight.to(dtype), bias.to(dtype)
-    count = min(count, n_tokens * n_latents)
+    count = min(count, pre.n_tokens * pre.n_latents)
     if count == 0:
-        return sparse.empty(n_tokens, n_latents, x.device)
-    chunks = token_chunks(n_tokens, n_latents, dtype, x.device)
-    values, positions = x.new_empty(0), torch.empty(0, dtype=torch.int64, device=x.device)
-    for start in chunks:
-        pre = F.linear(x[start : start + chunks.step], weight, bias).flatten()
-        largest = pre.topk(min(count, pre.numel()), sorted=False)
+        return pre.nothing()
+    pre = pre.to(dtype)
+    values, positions = pre.x.new_empty(0), torch.empty(0, dtype=torch.int64, device=pre.device)
+    for start, dense in pre.chunks():
+        largest = dense.flatten().topk(min(count, dense.numel()), sorted=False)
         # The strongest so far, over which a second top-k is cheap.
         values = torch.cat([values, largest.values])
-        positions = torch.cat([positions, largest.indices + start * n_latents])
+        positions = torch.cat([positions, largest.indices + start * pre.n_latents])
         if values.numel() > count:
             values, kept = values.topk(count, sorted=False)
             positions = positions[kept]
-    return sparse.from_flat(positions.sort().values, n_tokens, n_latents)
+    return Support.from_flat(positions.sort().values, pre.n_tokens, pre.n_latents)
 
 
-def select_topk(
-    x: Float[Tensor, "tokens d"],
-    weight: Float[Tensor, "latents d"],
-    bias: Float[Tensor, "latents"],
-    k: int,
-    *,
-    dtype: torch.dtype | None = None,
-) -> Support:
+def select_topk(pre: Encoding, k: int, *, dtype: torch.dtype | None = None) -> Support:
     """As `reference.select_topk`, but always min(k, latents) entries per token; see `select_batch_topk`."""
-    n_tokens, n_latents = x.shape[0], weight.shape[0]
-    dtype = dtype or x.dtype
-    x, weight, bias = x.to(dtype), weight.to(dtype), bias.to(dtype)
-    k = min(k, n_latents)
-    if n_tokens == 0 or k == 0:
-        return sparse.empty(n_tokens, n_latents, x.device)
-    chunks = token_chunks(n_tokens, n_latents, dtype, x.device)
-    indices = torch.cat(
-        [
-            F.linear(x[start : start + chunks.step], weight, bias).topk(k, dim=1, sorted=False).indices
-            for start in chunks
-        ]
-    )
-    pointers = torch.arange(0, (n_tokens + 1) * k, k, device=x.device)
-    return Support(pointers, indices.sort(dim=1).values.flatten(), n_latents)
+    k = min(k, pre.n_latents)
+    if pre.n_tokens == 0 or k == 0:
+        return pre.nothing()
+    indices = torch.cat([dense.topk(k, dim=1, sorted=False).indices for _, dense in pre.to(dtype).chunks()])
+    pointers = torch.arange(0, (pre.n_tokens + 1) * k, k, device=pre.device)
+    return Support(pointers, indices.sort(dim=1).values.flatten(), pre.n_latents)
 
 
-def select_threshold(
-    x: Float[Tensor, "tokens d"],
-    weight: Float[Tensor, "latents d"],
-    bias: Float[Tensor, "latents"],
-    threshold: Float[Tensor, "latents"],
-) -> tuple[Support, Float[Tensor, "nnz"]]:
+def select_threshold(pre: Encoding, threshold: Float[Tensor, "latents"]) -> tuple[Support, Float[Tensor, "nnz"]]:
     """See `reference.select_threshold`, and `sparse.select_threshold` for how.
 
     How many entries there are only the device knows: the host waits once per chunk of tokens and once at the end.
     """
-    return sparse.select_threshold(x, weight, bias, threshold, product=sampled_product)
+    return sparse.select_threshold(pre, threshold, product=sampled_product)
 
 
 def tangent(
@@ -251,17 +210,7 @@ def tangent(
     return along if unit_rows else None, square
 
 
-def adam(
-    weight: Float[Tensor, "rows d"],
-    grad: Float[Tensor, "rows d"],
-    mean: Float[Tensor, "rows d"],
-    square: Float[Tensor, "rows d"],
-    along: Float[Tensor, "rows"] | None,
-    scale: Float[Tensor, ""],
-    step: AdamStep,
-) -> None:
+def adam(trained: Trained, along: Float[Tensor, "rows"] | None, scale: Float[Tensor, ""], step: AdamStep) -> None:
     """See `reference.adam`."""
-    if row_update.fits(weight):
-        row_update.update(weight, grad, mean, square, along, scale, step)
-    else:
-        sparse.adam(weight, grad, mean, square, along, scale, step)
+    update = row_update.update if row_update.fits(trained.weight) else sparse.adam
+    update(trained, along, scale, step)

@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from saescope.kernels.operations import AdamStep, Reconstruction
+from saescope.kernels.operands import AdamStep, Decoding, Encoding, Reconstruction, Trained
 from saescope.kernels.support import Support
 
 name = "reference"
@@ -44,19 +44,13 @@ def weight_gradient(
     return densify(support, values).T @ rows
 
 
-def reconstruct(
-    support: Support,
-    values: Float[Tensor, "nnz"],
-    weight: Float[Tensor, "latents d"],
-    rest: Float[Tensor, "*tokens d"],
-    y: Float[Tensor, "tokens d"],
-    n_levels: int,
-) -> Reconstruction:
+def reconstruct(decoding: Decoding) -> Reconstruction:
     """parts = C @ weight by token; e_l = y - rest - Σ_{g<=l} parts_g; sums_g = Σ_{l>=g} e_l; slopes = sums @ weightᵀ there."""
-    parts = (densify(support, values) @ weight).view(y.shape[0], n_levels, y.shape[1])
-    errors = (y - rest)[:, None] - parts.cumsum(1)
-    sums = errors.flip(1).cumsum(1).flip(1).reshape(-1, y.shape[1])
-    return Reconstruction(sums, sampled_product(support, sums, weight), errors.pow(2).sum((0, 2)))
+    given, (n_tokens, width) = decoding, decoding.y.shape
+    parts = decode(given.support, given.values, given.weight).view(n_tokens, given.n_levels, width)
+    errors = (given.y - given.rest)[:, None] - parts.cumsum(1)
+    sums = errors.flip(1).cumsum(1).flip(1).reshape(-1, width)
+    return Reconstruction(sums, sampled_product(given.support, sums, given.weight), errors.pow(2).sum((0, 2)))
 
 
 def latent_sum(support: Support, values: Float[Tensor, "nnz"]) -> Float[Tensor, "latents"]:
@@ -64,10 +58,8 @@ def latent_sum(support: Support, values: Float[Tensor, "nnz"]) -> Float[Tensor, 
     return densify(support, values).sum(0)
 
 
-def _pre(
-    x: Float[Tensor, "tokens d"], weight: Float[Tensor, "latents d"], bias: Float[Tensor, "latents"]
-) -> Float[Tensor, "tokens latents"]:
-    return x @ weight.T + bias
+def _dense(pre: Encoding) -> Float[Tensor, "tokens latents"]:
+    return pre.x @ pre.weight.T + pre.bias
 
 
 def _from_mask(chosen: Tensor) -> Support:
@@ -75,48 +67,29 @@ def _from_mask(chosen: Tensor) -> Support:
     return Support.from_rows(rows, indices, chosen.shape[0], chosen.shape[1])
 
 
-def select_batch_topk(
-    x: Float[Tensor, "tokens d"],
-    weight: Float[Tensor, "latents d"],
-    bias: Float[Tensor, "latents"],
-    count: int,
-    *,
-    dtype: torch.dtype | None = None,
-) -> Support:
+def select_batch_topk(pre: Encoding, count: int, *, dtype: torch.dtype | None = None) -> Support:
     """The `count` largest positive pre-activations of the whole batch (all of the positive ones if fewer)."""
-    pre = _pre(x, weight, bias)
-    flat = pre.flatten()
+    dense = _dense(pre)
+    flat = dense.flatten()
     count = min(count, flat.numel())
     chosen = torch.zeros_like(flat, dtype=torch.bool)
     chosen[flat.topk(count).indices] = True
-    return _from_mask(chosen.view_as(pre) & (pre > 0))
+    return _from_mask(chosen.view_as(dense) & (dense > 0))
 
 
-def select_topk(
-    x: Float[Tensor, "tokens d"],
-    weight: Float[Tensor, "latents d"],
-    bias: Float[Tensor, "latents"],
-    k: int,
-    *,
-    dtype: torch.dtype | None = None,
-) -> Support:
+def select_topk(pre: Encoding, k: int, *, dtype: torch.dtype | None = None) -> Support:
     """The `k` largest positive pre-activations of each token."""
-    pre = _pre(x, weight, bias)
-    chosen = torch.zeros_like(pre, dtype=torch.bool)
-    chosen.scatter_(1, pre.topk(min(k, pre.shape[1]), dim=1).indices, True)
-    return _from_mask(chosen & (pre > 0))
+    dense = _dense(pre)
+    chosen = torch.zeros_like(dense, dtype=torch.bool)
+    chosen.scatter_(1, dense.topk(min(k, pre.n_latents), dim=1).indices, True)
+    return _from_mask(chosen & (dense > 0))
 
 
-def select_threshold(
-    x: Float[Tensor, "tokens d"],
-    weight: Float[Tensor, "latents d"],
-    bias: Float[Tensor, "latents"],
-    threshold: Float[Tensor, "latents"],
-) -> tuple[Support, Float[Tensor, "nnz"]]:
+def select_threshold(pre: Encoding, threshold: Float[Tensor, "latents"]) -> tuple[Support, Float[Tensor, "nnz"]]:
     """Every pre-activation above its latent's threshold and above zero, and its value."""
-    pre = _pre(x, weight, bias)
-    support = _from_mask(pre > threshold.clamp(min=0))
-    return support, pre[support.rows, support.indices]
+    dense = _dense(pre)
+    support = _from_mask(dense > threshold.clamp(min=0))
+    return support, dense[support.rows, support.indices]
 
 
 def tangent(
@@ -129,22 +102,14 @@ def tangent(
     return along, (grad - along[:, None] * weight).pow(2).sum()
 
 
-def adam(
-    weight: Float[Tensor, "rows d"],
-    grad: Float[Tensor, "rows d"],
-    mean: Float[Tensor, "rows d"],
-    square: Float[Tensor, "rows d"],
-    along: Float[Tensor, "rows"] | None,
-    scale: Float[Tensor, ""],
-    step: AdamStep,
-) -> None:
+def adam(trained: Trained, along: Float[Tensor, "rows"] | None, scale: Float[Tensor, ""], step: AdamStep) -> None:
     """Adam (Kingma & Ba, 2015) in place, on the sphere where `along` is given:
 
     g = scale · (grad - along · weight);  m = β₁m + (1-β₁)g;  v = β₂v + (1-β₂)g²
     weight -= rate · (m / correction1) / (√(v / correction2) + eps);  weight /= ‖weight row‖
     """
-    across = grad if along is None else grad - along[:, None] * weight
-    g = scale * across
+    weight, grad, mean, square = trained.weight, trained.grad, trained.mean, trained.square
+    g = scale * (grad if along is None else grad - along[:, None] * weight)
     mean.copy_(step.beta1 * mean + (1 - step.beta1) * g)
     square.copy_(step.beta2 * square + (1 - step.beta2) * g**2)
     weight.sub_(step.rate * (mean / step.correction1) / ((square / step.correction2).sqrt() + step.eps))

@@ -7,17 +7,17 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
+from saescope.kernels.operands import Encoding
+
 # Widths that are multiples of 32 keep the fast matrix kernels.
 _MULTIPLE = 32
 
 
 def factors(
-    x: Float[Tensor, "tokens d"],
-    weight: Float[Tensor, "latents d"],
-    bias: Float[Tensor, "latents"],
-    dtype: torch.dtype,
+    pre: Encoding, dtype: torch.dtype
 ) -> tuple[Float[Tensor, "tokens d_more"], Float[Tensor, "latents d_more"]]:
     """Factors in `dtype` whose product is x · weight + bias: the bias goes in as its rounded value and the rest."""
+    x, weight, bias = pre.x, pre.weight, pre.bias
     width = x.shape[1]
     columns = 1 if dtype == bias.dtype else 2
     padded = -(-(width + columns) // _MULTIPLE) * _MULTIPLE
@@ -33,17 +33,15 @@ def factors(
 
 
 def with_room_for_rounding(
-    x: Float[Tensor, "tokens d"],
-    weight: Float[Tensor, "latents d"],
-    offset: Float[Tensor, "latents"],
-    rough: torch.dtype,
+    pre: Encoding, threshold: Float[Tensor, "latents"], rough: torch.dtype
 ) -> tuple[Float[Tensor, "tokens d_more"], Float[Tensor, "latents d_more"]]:
-    """Factors in `rough` precision whose product exceeds zero wherever x · weight + offset does in exact arithmetic.
+    """Factors in `rough` precision whose product exceeds zero wherever a pre-activation truly exceeds its threshold.
 
     With unit roundoff u, rounding both factors errs by at most (2u + u²)·Σ|x_i w_i| <= 2.1u·‖x‖·‖w‖, and summing d products
-    in precision v by d·v·‖x‖·‖w‖; one more column in each factor adds that back. The offset goes in as two columns, its
-    rounded value and the rest, so that it errs by u² only.
+    in precision v by d·v·‖x‖·‖w‖; one more column in each factor adds that back. bias - threshold goes in as two columns,
+    its rounded value and the rest, so that it errs by u² only.
     """
+    x, weight, offset = pre.x, pre.weight, pre.bias - threshold
     unit = torch.finfo(rough).eps / 2
     coarse = offset.to(rough)
     rest = (offset - coarse.to(offset.dtype)).to(rough)

@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from saescope.kernels.operations import AdamStep
+from saescope.kernels.operands import AdamStep, Trained
 
 # Four arrays of 16 numbers a thread: wider rows than this do not fit the registers.
 _WIDEST = 8192
@@ -39,16 +39,9 @@ def along_and_square(
     return along, squares.sum()
 
 
-def update(
-    weight: Float[Tensor, "rows d"],
-    grad: Float[Tensor, "rows d"],
-    mean: Float[Tensor, "rows d"],
-    square: Float[Tensor, "rows d"],
-    along: Float[Tensor, "rows"] | None,
-    scale: Float[Tensor, ""],
-    step: AdamStep,
-) -> None:
-    """`reference.adam`; `grad` is left as it is, `scale` stays on the device. All float32 and contiguous."""
+def update(trained: Trained, along: Float[Tensor, "rows"] | None, scale: Float[Tensor, ""], step: AdamStep) -> None:
+    """`reference.adam`; the gradient is left as it is, `scale` stays on the device. All float32 and contiguous."""
+    weight, grad, mean, square = trained.weight, trained.grad, trained.mean, trained.square
     _check(weight, grad, mean, square)
     # Differences from one are taken here: in float32, 1 - 0.999 would be off by 5e-5 of itself.
     scalars = (

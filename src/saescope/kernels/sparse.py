@@ -21,7 +21,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from saescope.kernels.chunks import token_chunks
-from saescope.kernels.operations import AdamStep, Reconstruction
+from saescope.kernels.operands import AdamStep, Decoding, Encoding, Reconstruction, Trained
 from saescope.kernels.rounding import with_room_for_rounding
 from saescope.kernels.support import Support
 from saescope.lm import has_native_bf16
@@ -57,22 +57,15 @@ def weight_gradient(
 
 
 def reconstruct(
-    support: Support,
-    values: Float[Tensor, "nnz"],
-    weight: Float[Tensor, "latents d"],
-    rest: Float[Tensor, "*tokens d"],
-    y: Float[Tensor, "tokens d"],
-    n_levels: int,
-    *,
-    product: Product | None = None,
-    decoding: Product | None = None,
+    decoding: Decoding, *, product: Product | None = None, decode_by: Product | None = None
 ) -> Reconstruction:
-    """See `reference.reconstruct`. `product`, `decoding`: another implementation's `sampled_product` and `decode`."""
+    """See `reference.reconstruct`. `product`, `decode_by`: another implementation's `sampled_product` and `decode`."""
+    support, weight, n_levels = decoding.support, decoding.weight, decoding.n_levels
     # The parts' own memory holds the errors, then their sums from the end: torch's way through cumsum would write a
     # [tokens, levels, d] tensor several times more.
-    flat = (decoding or decode)(support, values, weight)
-    sums = flat.view(y.shape[0], n_levels, y.shape[1])
-    before, squares = y - rest, []
+    flat = (decode_by or decode)(support, decoding.values, weight)
+    sums = flat.view(decoding.y.shape[0], n_levels, decoding.y.shape[1])
+    before, squares = decoding.y - decoding.rest, []
     for level in range(n_levels):
         before = torch.sub(before, sums[:, level], out=sums[:, level])
         squares.append(torch.linalg.vector_norm(before).square())
@@ -131,7 +124,7 @@ def _bag_sum(
     return F.embedding_bag(members, table, offsets, mode="sum", per_sample_weights=weights, include_last_offset=True)
 
 
-def above(pre: Float[Tensor, "tokens latents"], floor: float) -> Int[Tensor, "found"]:
+def _above(pre: Float[Tensor, "tokens latents"], floor: float) -> Int[Tensor, "found"]:
     """Flat positions of the entries above `floor` (which is at least zero)."""
     flat = pre.reshape(-1)
     if pre.device.type != "cpu":
@@ -146,17 +139,11 @@ def above(pre: Float[Tensor, "tokens latents"], floor: float) -> Int[Tensor, "fo
     return torch.from_numpy(found)
 
 
-def _probe_floor(
-    x: Float[Tensor, "tokens d"],
-    weight: Float[Tensor, "latents d"],
-    bias: Float[Tensor, "latents"],
-    count: int,
-) -> float:
+def _probe_floor(pre: Encoding, count: int) -> float:
     """A value that somewhat more than `count` of the batch's pre-activations should exceed, from evenly spaced tokens."""
-    n_tokens = x.shape[0]
-    picked = torch.linspace(0, n_tokens - 1, min(n_tokens, _PROBE_TOKENS), device=x.device).long()
-    sample = F.linear(x[picked], weight, bias).float().reshape(-1)
-    wanted = int(count / n_tokens * picked.numel() * _PROBE_SURPLUS) + 1
+    picked = torch.linspace(0, pre.n_tokens - 1, min(pre.n_tokens, _PROBE_TOKENS), device=pre.device).long()
+    sample = F.linear(pre.x[picked], pre.weight, pre.bias).float().reshape(-1)
+    wanted = int(count / pre.n_tokens * picked.numel() * _PROBE_SURPLUS) + 1
     if wanted >= sample.numel():
         return 0.0
     floor = float(sample.topk(wanted, sorted=False).values.min())
@@ -164,33 +151,22 @@ def _probe_floor(
     return max(0.0, floor) if math.isfinite(floor) else 0.0
 
 
-def select_batch_topk(
-    x: Float[Tensor, "tokens d"],
-    weight: Float[Tensor, "latents d"],
-    bias: Float[Tensor, "latents"],
-    count: int,
-    *,
-    dtype: torch.dtype | None = None,
-) -> Support:
+def select_batch_topk(pre: Encoding, count: int, *, dtype: torch.dtype | None = None) -> Support:
     """See `reference.select_batch_topk`.
 
     A full top-k over T·F entries costs more than the matrix product. A floor estimated from a few tokens leaves about
     1.3·count candidates, over which the exact top-k is cheap; should the floor let too few through, it is lowered.
     """
-    n_tokens, n_latents = x.shape[0], weight.shape[0]
-    dtype = dtype or x.dtype
-    x, weight, bias = x.to(dtype), weight.to(dtype), bias.to(dtype)
-    if n_tokens == 0 or count == 0:
-        return empty(n_tokens, n_latents, x.device)
-    floor, shrink = _probe_floor(x, weight, bias, count), 0.5
-    chunks = token_chunks(n_tokens, n_latents, dtype, x.device)
+    if pre.n_tokens == 0 or count == 0:
+        return pre.nothing()
+    pre = pre.to(dtype)
+    floor, shrink = _probe_floor(pre, count), 0.5
     while True:
         positions, values = [], []
-        for start in chunks:
-            pre = F.linear(x[start : start + chunks.step], weight, bias)
-            found = above(pre, floor)
-            positions.append(found + start * n_latents)
-            values.append(pre.reshape(-1)[found])
+        for start, dense in pre.chunks():
+            found = _above(dense, floor)
+            positions.append(found + start * pre.n_latents)
+            values.append(dense.reshape(-1)[found])
         position, value = torch.cat(positions), torch.cat(values)
         if floor == 0.0 or position.numel() >= count:
             break
@@ -199,76 +175,53 @@ def select_batch_topk(
     if position.numel() > count:
         chosen = value.float().topk(count, sorted=False).indices.sort().values
         position = position[chosen]
-    return from_flat(position, n_tokens, n_latents)
+    return Support.from_flat(position, pre.n_tokens, pre.n_latents)
 
 
-def select_topk(
-    x: Float[Tensor, "tokens d"],
-    weight: Float[Tensor, "latents d"],
-    bias: Float[Tensor, "latents"],
-    k: int,
-    *,
-    dtype: torch.dtype | None = None,
-) -> Support:
+def select_topk(pre: Encoding, k: int, *, dtype: torch.dtype | None = None) -> Support:
     """See `reference.select_topk`."""
-    n_tokens, n_latents = x.shape[0], weight.shape[0]
-    dtype = dtype or x.dtype
-    x, weight, bias = x.to(dtype), weight.to(dtype), bias.to(dtype)
-    if n_tokens == 0 or k == 0:
-        return empty(n_tokens, n_latents, x.device)
+    if pre.n_tokens == 0 or k == 0:
+        return pre.nothing()
     positions = []
-    chunks = token_chunks(n_tokens, n_latents, dtype, x.device)
-    for start in chunks:
-        pre = F.linear(x[start : start + chunks.step], weight, bias)
-        values, indices = pre.topk(min(k, n_latents), dim=1, sorted=False)
+    for start, dense in pre.to(dtype).chunks():
+        values, indices = dense.topk(min(k, pre.n_latents), dim=1, sorted=False)
         indices, order = indices.sort(dim=1)
-        rows = torch.arange(start, start + pre.shape[0], device=x.device).unsqueeze(1)
-        positions.append((rows * n_latents + indices)[values.gather(1, order) > 0])
-    return from_flat(torch.cat(positions), n_tokens, n_latents)
+        rows = torch.arange(start, start + dense.shape[0], device=pre.device).unsqueeze(1)
+        positions.append((rows * pre.n_latents + indices)[values.gather(1, order) > 0])
+    return Support.from_flat(torch.cat(positions), pre.n_tokens, pre.n_latents)
 
 
 def select_threshold(
-    x: Float[Tensor, "tokens d"],
-    weight: Float[Tensor, "latents d"],
-    bias: Float[Tensor, "latents"],
-    threshold: Float[Tensor, "latents"],
-    *,
-    product: Product | None = None,
+    pre: Encoding, threshold: Float[Tensor, "latents"], *, product: Product | None = None
 ) -> tuple[Support, Float[Tensor, "nnz"]]:
     """See `reference.select_threshold`. `product`: another implementation's `sampled_product`.
 
     A dense product finds every entry that could be above its threshold, with room for rounding; the few found are then
     computed one by one and settled. Where bfloat16 is native the dense product runs in it, and float32 codes stay exact.
     """
-    n_tokens, n_latents = x.shape[0], weight.shape[0]
-    if n_tokens == 0:
-        return empty(n_tokens, n_latents, x.device), x.new_zeros(0)
+    if pre.n_tokens == 0:
+        return pre.nothing(), pre.x.new_zeros(0)
     threshold = threshold.clamp(min=0)
-    left, right = with_room_for_rounding(x, weight, bias - threshold, rough_dtype(x))
+    left, right = with_room_for_rounding(pre, threshold, rough_dtype(pre))
     positions = []
-    chunks = token_chunks(n_tokens, n_latents, left.dtype, x.device)
+    chunks = token_chunks(pre.n_tokens, pre.n_latents, left.dtype, pre.device)
     for start in chunks:
-        found = above(left[start : start + chunks.step] @ right.T, 0.0)
-        positions.append(found + start * n_latents)
-    near = from_flat(torch.cat(positions), n_tokens, n_latents)
-    return settled(near, x, weight, bias, threshold, product or sampled_product)
+        found = _above(left[start : start + chunks.step] @ right.T, 0.0)
+        positions.append(found + start * pre.n_latents)
+    near = Support.from_flat(torch.cat(positions), pre.n_tokens, pre.n_latents)
+    return settled(near, pre, threshold, product or sampled_product)
 
 
-def rough_dtype(x: Float[Tensor, "tokens d"]) -> torch.dtype:
+def rough_dtype(pre: Encoding) -> torch.dtype:
     """In which precision entries near their threshold are looked for."""
-    return torch.bfloat16 if x.dtype == torch.float32 and has_native_bf16(x.device) else x.dtype
+    return torch.bfloat16 if pre.x.dtype == torch.float32 and has_native_bf16(pre.device) else pre.x.dtype
 
 
 def settled(
-    near: Support,
-    x: Float[Tensor, "tokens d"],
-    weight: Float[Tensor, "latents d"],
-    bias: Float[Tensor, "latents"],
-    threshold: Float[Tensor, "latents"],
-    product: Product,
+    near: Support, pre: Encoding, threshold: Float[Tensor, "latents"], product: Product
 ) -> tuple[Support, Float[Tensor, "nnz"]]:
     """Those of the `near` entries whose exact pre-activation is above the threshold, and these."""
-    exact = product(near, x, weight) + bias[near.indices]
+    exact = product(near, pre.x, pre.weight) + pre.bias[near.indices]
     kept = exact > threshold[near.indices]
     return near.where(kept), exact[kept]
 
@@ -284,16 +237,9 @@ def tangent(
     return along, (square - torch.linalg.vector_norm(along).square()).clamp(min=0)
 
 
-def adam(
-    weight: Float[Tensor, "rows d"],
-    grad: Float[Tensor, "rows d"],
-    mean: Float[Tensor, "rows d"],
-    square: Float[Tensor, "rows d"],
-    along: Float[Tensor, "rows"] | None,
-    scale: Float[Tensor, ""],
-    step: AdamStep,
-) -> None:
-    """See `reference.adam`. Overwrites `grad`."""
+def adam(trained: Trained, along: Float[Tensor, "rows"] | None, scale: Float[Tensor, ""], step: AdamStep) -> None:
+    """See `reference.adam`. Overwrites the gradient."""
+    weight, grad, mean, square = trained.weight, trained.grad, trained.mean, trained.square
     if along is not None:
         grad.addcmul_(along[:, None], weight, value=-1)
     grad.mul_(scale)
@@ -303,15 +249,3 @@ def adam(
     weight.addcdiv_(mean, grad, value=-step.rate / step.correction1)
     if along is not None:
         weight.div_(torch.linalg.vector_norm(weight, dim=1, keepdim=True).clamp_(min=1e-8))
-
-
-def from_flat(position: Int[Tensor, "nnz"], n_tokens: int, n_latents: int) -> Support:
-    """The pattern of ascending flat positions in [tokens, latents]."""
-    rows = torch.div(position, n_latents, rounding_mode="floor")
-    return Support.from_rows(rows, position - rows * n_latents, n_tokens, n_latents)
-
-
-def empty(n_tokens: int, n_latents: int, device: torch.device) -> Support:
-    """The pattern without an entry."""
-    nothing = torch.zeros(0, dtype=torch.int64, device=device)
-    return Support(torch.zeros(n_tokens + 1, dtype=torch.int64, device=device), nothing, n_latents)

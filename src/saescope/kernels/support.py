@@ -73,3 +73,9 @@ class Support:
         support = Support(pointers, indices, n_latents)
         support.__dict__["rows"] = rows
         return support
+
+    @staticmethod
+    def from_flat(position: Int[Tensor, "nnz"], n_rows: int, n_latents: int) -> Support:
+        """From (ascending) flat positions in [rows, latents]."""
+        rows = torch.div(position, n_latents, rounding_mode="floor")
+        return Support.from_rows(rows, position - rows * n_latents, n_rows, n_latents)

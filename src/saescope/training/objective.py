@@ -16,7 +16,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from saescope.coders import SparseCoder, TrainingPass
-from saescope.kernels import active, decode_from, preactivations_on, reconstruction_error, recycling
+from saescope.kernels import Encoding, active, decode_from, preactivations_on, reconstruction_error, recycling
 
 
 @dataclass(frozen=True)
@@ -118,10 +118,9 @@ def aux_loss_of(
         parameter.detach()[dead].requires_grad_() for parameter in (coder.W_enc_rows, coder.b_enc, coder.W_dec)
     )
     with torch.no_grad():
-        support = active(coder.device).select_topk(
-            coder.centred(x), W_enc, b_enc, min(aux.k, dead.numel()), dtype=selection
-        )
-    values = preactivations_on(support, x, W_enc, b_enc, coder.input_shift).relu()
+        pre = Encoding(coder.centred(x), W_enc, b_enc)
+        support = active(coder.device).select_topk(pre, min(aux.k, dead.numel()), dtype=selection)
+    values = preactivations_on(support, x, W_enc, b_enc, coder.input_shift, centred=pre.x).relu()
     e_hat = decode_from(support, values, W_dec)
     value = (error - e_hat).pow(2).sum() / error.pow(2).sum().clamp(min=1e-30)
     return AuxLoss(value, dead, ((coder.W_enc_rows, W_enc), (coder.b_enc, b_enc), (coder.W_dec, W_dec)))

@@ -7,7 +7,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from saescope.coders import SparseCoder
-from saescope.kernels import AdamStep, active, recycling
+from saescope.kernels import AdamStep, Trained, active, recycling
 
 
 def schedule(step: int, n_steps: int, warmup: float, decay: float) -> float:
@@ -51,7 +51,8 @@ class CoderOptimiser:
             rate = self.lr * share * fast.get(name, 1.0)
             adam = AdamStep(rate, beta1, beta2, 1 - beta1**self.steps, 1 - beta2**self.steps, self.eps)
             mean, square = self.moments[name]
-            kernels.adam(_rows(p), _rows(grad), _rows(mean), _rows(square), along, scale, adam)
+            trained = Trained(_rows(p), _rows(grad), _rows(mean), _rows(square))
+            kernels.adam(trained, along, scale, adam)
             p.grad = None
             recycling.give(grad)
         return norm

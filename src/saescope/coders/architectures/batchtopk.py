@@ -56,9 +56,7 @@ class BatchTopK(Architecture):
     def choose(self, coder: SparseCoder, x: Float[Tensor, "tokens d_in"], selection: torch.dtype) -> Codes:
         """The batch's k·T strongest latents, values carrying gradient."""
         kernels, count = active(coder.device), self.options.k * x.shape[0]
-        return coder.chosen(
-            x, lambda x, weight, bias: kernels.select_batch_topk(x, weight, bias, count, dtype=selection)
-        )
+        return coder.chosen(x, lambda pre: kernels.select_batch_topk(pre, count, dtype=selection))
 
     def training_pass(
         self,

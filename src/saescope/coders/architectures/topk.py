@@ -37,7 +37,7 @@ class TopK(Architecture):
     ) -> Codes:
         """Each token's k strongest latents, values carrying gradient."""
         kernels = active(coder.device)
-        return coder.chosen(x, lambda x, weight, bias: kernels.select_topk(x, weight, bias, k, dtype=selection))
+        return coder.chosen(x, lambda pre: kernels.select_topk(pre, k, dtype=selection))
 
     def encode(self, coder: SparseCoder, x: Float[Tensor, "tokens d_in"]) -> Codes:
         return self.choose(coder, x, self.options.k, None).without_zeros()
