@@ -21,10 +21,15 @@ class Metric:
     percent: bool = False
 
     def format(self, value: float | None) -> str:
-        if value is None:
-            return "–"
-        shown = f"{value * 100:.{max(self.digits - 2, 1)}f} %" if self.percent else f"{value:,.{self.digits}f}"
-        return shown.replace("-", "−")
+        return shown(value, self.digits, percent=self.percent)
+
+
+def shown(value: float | None, digits: int, *, percent: bool = False) -> str:
+    """A number as tables and reports print it: a dash where there is none, a true minus sign."""
+    if value is None:
+        return "–"
+    text = f"{value * 100:.{max(digits - 2, 1)}f} %" if percent else f"{value:,.{digits}f}"
+    return text.replace("-", "−")
 
 
 METRICS: tuple[Metric, ...] = (

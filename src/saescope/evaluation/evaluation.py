@@ -9,9 +9,10 @@ from typing import Any
 from jaxtyping import Float
 from torch import Tensor
 
+from saescope.evaluation.part import Part
 from saescope.features import ContextTable
 
-SCHEMA = 1
+SCHEMA = 2
 
 
 @dataclass(frozen=True)
@@ -20,6 +21,7 @@ class Evaluation:
 
     coder: who it is and its numbers, by METRICS.md's names. controls: the same numbers of each control, or
     {"absent": reason}. intervals: per row of the table, metric -> [low, high] or None. evaluation: on what it was measured.
+    parts: what other parts of the suite found.
     The rest is for the report: density [d_sae], the contexts of every feature, the titles of the documents that contexts
     index, what text they are from, and the training history.
     """
@@ -33,6 +35,7 @@ class Evaluation:
     titles: list[str] = field(default_factory=list)
     contexts_from: str = "the held-out text"
     history: list[dict[str, float]] = field(default_factory=list)
+    parts: list[Part] = field(default_factory=list)
 
     @property
     def name(self) -> str:
@@ -42,6 +45,10 @@ class Evaluation:
         """The same measurement, shown with contexts from other text, such as a whole store."""
         return replace(self, contexts=contexts, titles=titles, contexts_from=contexts_from)
 
+    def with_parts(self, parts: list[Part]) -> Evaluation:
+        """The same measurement with other parts of the suite beside it."""
+        return replace(self, parts=parts)
+
     def to_dict(self) -> dict[str, Any]:
         """The JSON record; see docs/evaluation.md."""
         return {
@@ -50,6 +57,7 @@ class Evaluation:
             "controls": self.controls,
             "intervals": self.intervals,
             "evaluation": self.evaluation,
+            "parts": {part.name: part.to_dict() for part in self.parts},
         }
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from saescope.evaluation.cross_entropy import Predictions, SplicedRuns
 from saescope.evaluation.evaluation import Evaluation
 from saescope.evaluation.held_out import HeldOutText, held_out_text, thinned
 from saescope.evaluation.measurement import Activations, Measurement
+from saescope.evaluation.setting import Progress, silent
 from saescope.evaluation.subject import Subject
 from saescope.features import Passages
 from saescope.lm import LanguageModel, Run
@@ -36,7 +37,6 @@ _CAPTURED_ELEMENTS = 2**27
 _PART_BYTES = 2**30
 
 Given = Subject | SparseCoder | str | Path
-Progress = Callable[[str, int, int], None]
 
 
 @torch.no_grad()
@@ -69,7 +69,7 @@ def evaluate(
     for name, value in (("max_tokens", max_tokens), ("ce_tokens", ce_tokens), ("batch_tokens", batch_tokens)):
         if value is not None and value < 1:
             raise UsageError(f"{name} must be positive, got {value}")
-    tell = progress or (lambda stage, done, total: None)
+    tell = progress or silent
     started = time.perf_counter()
     trained = {document for subject in subjects for document in subject.coder.metadata.trained_documents}
     tell("tokenize", 0, 1)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from saescope.activations import Store
 from saescope.evaluation.evaluation import Evaluation
-from saescope.evaluation.run import Progress
+from saescope.evaluation.setting import Progress
 from saescope.evaluation.subject import Subject
 from saescope.features import check_store, top_contexts
 

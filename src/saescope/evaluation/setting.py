@@ -1,0 +1,34 @@
+"""What every part of the suite is given beside the coders."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from saescope.evaluation.text_activations import ActivationCache
+from saescope.lm import LanguageModel
+from saescope.text import Corpus, Document
+
+Progress = Callable[[str, int, int], None]
+
+
+def silent(stage: str, done: int, total: int) -> None:
+    """Progress that nobody watches."""
+
+
+@dataclass(frozen=True)
+class Setting:
+    """The model, the text, labelled sets, and the activations that parts share.
+
+    tasks: a folder of labelled sets, or None. seed: of every random choice. resamples: of bootstrap intervals. progress:
+    told (stage, done, in all).
+    """
+
+    lm: LanguageModel
+    corpus: Corpus | Iterable[Document]
+    cache: ActivationCache
+    tasks: Path | None = None
+    seed: int = 0
+    resamples: int = 1000
+    progress: Progress = field(default=silent)
