@@ -142,7 +142,7 @@ def test_evaluation_writes_metrics_and_report(place: Path, trained: Path) -> Non
     )
     assert done.returncode == 0, done.stderr
     metrics = json.loads((place / "eval" / "metrics.json").read_text())
-    assert metrics["schema"] == 1
+    assert metrics["schema"] == 2
     assert 2 < metrics["coder"]["l0"] < 7
     assert metrics["coder"]["fvu_centered"] < metrics["controls"]["frozen_random"]["fvu_centered"]
     page = (place / "eval" / "report.html").read_text()

@@ -35,7 +35,7 @@ def test_metrics_json_has_every_metric_for_coder_and_controls(lm: LanguageModel,
     folder = save(random_coder(threshold=1.0), tmp_path / "mine", reference=reference())
     found = evaluate(folder, lm, documents(), resamples=50)
     written = json.loads(json.dumps(record(found), allow_nan=False))
-    assert written["schema"] == 1
+    assert written["schema"] == 2
     keys = {metric.key for metric in METRICS}
     assert keys <= written["coder"].keys()
     assert keys <= written["controls"]["frozen_random"].keys()

@@ -9,11 +9,21 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from saescope.errors import UsageError
+
 _EXAMPLE = "Example: saescope eval runs/first/coder --corpus demo --out runs/first/eval"
 
 
 def register(app: typer.Typer) -> None:
     app.command("eval", epilog=_EXAMPLE)(evaluate)
+
+
+def _list_parts(value: bool) -> None:
+    if value:
+        from saescope.cli.tables import parts_listed
+
+        Console(highlight=False).print(parts_listed())
+        raise typer.Exit
 
 
 def evaluate(
@@ -29,6 +39,18 @@ def evaluate(
     ce_tokens: Annotated[
         int, typer.Option(min=0, help="Of these, tokens for CE and KL, which take most of the time; 0 = all.")
     ] = 32_768,
+    suite: Annotated[
+        str, typer.Option(help="What to measure beside the core, by commas: see --list-parts; all for everything.")
+    ] = "core",
+    tasks: Annotated[
+        Path | None, typer.Option(help="Folder of labelled sets for probing: CSV or JSONL with text, label, group.")
+    ] = None,
+    examples: Annotated[
+        int, typer.Option(min=10, help="The most examples a probing task, a letter or a class takes.")
+    ] = 1000,
+    cache: Annotated[
+        Path | None, typer.Option(help="Keep the activations of probing and other parts here for the next command.")
+    ] = None,
     store: Annotated[
         str | None, typer.Option(help="Take the report's contexts from this store, its training text included.")
     ] = None,
@@ -40,15 +62,22 @@ def evaluate(
     as_json: Annotated[
         bool, typer.Option("--json", help="Print metrics.json instead of a table, no progress.")
     ] = False,
+    list_parts: Annotated[
+        bool, typer.Option("--list-parts", help="List what --suite takes.", is_eager=True, callback=_list_parts)
+    ] = False,
 ) -> None:
     """Measure coders on documents that trained none of them, beside controls, and write a report."""
     from saescope import evaluation, reports
     from saescope.activations import Store
+    from saescope.cli.listed import listed
     from saescope.cli.progress import stage_bar
-    from saescope.cli.tables import results_table
+    from saescope.cli.tables import parts_table, results_table
     from saescope.lm import LanguageModel
     from saescope.text import Corpus
 
+    kinds = evaluation.chosen_parts(listed(suite))
+    if tasks is not None and not tasks.is_dir():
+        raise UsageError(f"--tasks {tasks} is not a folder; give one that holds labelled sets")
     if out is not None:
         reports.claim(out)
     subjects = [evaluation.Subject.of(folder) for folder in coders]
@@ -61,12 +90,26 @@ def evaluate(
         )
         if opened is not None:
             found = evaluation.contexts_from_store(found, subjects, opened, progress)
+        if kinds:
+            setting = evaluation.Setting(
+                lm,
+                text,
+                evaluation.ActivationCache(lm, cache),
+                tasks=tasks,
+                examples=examples,
+                seed=seed,
+                progress=progress,
+            )
+            parts = evaluation.measure_parts(kinds, subjects, setting)
+            found = [one.with_parts(own) for one, own in zip(found, parts, strict=True)]
     report = reports.write_report(found, out, lm.tokenizer) if out is not None else None
     if as_json:
         typer.echo(json.dumps(evaluation.record(found), indent=1, allow_nan=False))
         return
     console = Console(highlight=False, soft_wrap=True)
     console.print(results_table(found))
+    if kinds:
+        console.print(parts_table(found))
     if report is None:
         console.print("Nothing was written; --out DIR keeps these numbers and makes a report.")
     else:

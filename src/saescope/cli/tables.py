@@ -9,7 +9,7 @@ from rich.markup import escape
 from rich.table import Table
 
 if TYPE_CHECKING:
-    from saescope.evaluation import Evaluation
+    from saescope.evaluation import Evaluation, Score
 
 _SHOWN = (
     "fvu_centered",
@@ -73,4 +73,47 @@ def metrics_table(evaluations: Sequence[Evaluation]) -> Table:
     ]
     if missing:
         table.caption, table.caption_justify = escape("\n".join(missing)), "left"
+    return table
+
+
+def parts_table(evaluations: Sequence[Evaluation]) -> Table:
+    """Every score of every part of the suite, with its interval and controls; a coder below the other."""
+    names = [name for found in evaluations for part in found.parts for score in part.scores for name in score.controls]
+    controls = list(dict.fromkeys(names))
+    table = Table(box=None, padding=(0, 2, 0, 0))
+    table.add_column("", no_wrap=True)
+    for heading in ("coder", "95 %", *controls):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for evaluation in evaluations:
+        for part in evaluation.parts:
+            table.add_row(f"[bold]{escape(evaluation.name)}[/]: {escape(part.title)}")
+            if part.absent:
+                table.add_row(f"  [dim]{escape(part.absent)}[/]")
+            group = ""
+            for score in part.scores:
+                if score.group != group:
+                    group = score.group
+                    table.add_row(f"  [dim]{escape(group)}[/]")
+                table.add_row(*_score_cells(score, controls))
+    return table
+
+
+def _score_cells(score: Score, controls: Sequence[str]) -> list[str]:
+    interval = score.found.interval
+    between = "" if interval is None else f"{score.format(interval[0])} – {score.format(interval[1])}"
+    beside = [score.format(score.controls[name].value) if name in score.controls else "" for name in controls]
+    own = f"[bold]{score.format(score.found.value)}[/]"
+    return [f"  {escape(score.label)}", own, f"[dim]{between}[/]", *beside]
+
+
+def parts_listed() -> Table:
+    """The parts that `--suite` takes."""
+    from saescope.evaluation import CORE, PARTS
+
+    table = Table(box=None, padding=(0, 2, 0, 0), show_header=False)
+    table.add_column(no_wrap=True)
+    table.add_column()
+    table.add_row(f"[bold]{CORE}[/]", "Reconstruction, sparsity and the model's behaviour; always measured.")
+    for kind in PARTS:
+        table.add_row(f"[bold]{kind.name}[/]", escape(kind.summary))
     return table

@@ -21,14 +21,15 @@ def silent(stage: str, done: int, total: int) -> None:
 class Setting:
     """The model, the text, labelled sets, and the activations that parts share.
 
-    tasks: a folder of labelled sets, or None. seed: of every random choice. resamples: of bootstrap intervals. progress:
-    told (stage, done, in all).
+    tasks: a folder of labelled sets, or None. examples: the most that a task, letter or class takes. seed: of every random
+    choice. resamples: of bootstrap intervals. progress: told (stage, done, in all).
     """
 
     lm: LanguageModel
     corpus: Corpus | Iterable[Document]
     cache: ActivationCache
     tasks: Path | None = None
+    examples: int = 1000
     seed: int = 0
     resamples: int = 1000
     progress: Progress = field(default=silent)

@@ -7,7 +7,7 @@ from importlib.resources import files
 from typing import Any
 
 from saescope.evaluation import Evaluation
-from saescope.reports import layers, sections
+from saescope.reports import layers, parts, sections
 from saescope.reports.escaping import visible
 from saescope.reports.tokens import Pieces
 
@@ -76,7 +76,7 @@ def _section(number: int, evaluation: Evaluation, pieces: Pieces, n_features: in
     heading = f'<h2 id="{anchor}-name">{visible(evaluation.name)}</h2>'
     content = (
         f"{sections.lead(evaluation)}{sections.cards(evaluation)}<h3>Numbers</h3>{sections.metrics_table(evaluation)}"
-        f"{sections.distributions(evaluation)}{sections.training(evaluation)}"
+        f"{parts.sections(evaluation)}{sections.distributions(evaluation)}{sections.training(evaluation)}"
         f"{sections.features(evaluation, pieces, anchor, n_features)}"
     )
     if folded:
