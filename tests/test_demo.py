@@ -35,7 +35,7 @@ def test_demo_makes_what_it_says_and_continues_where_it_was(tmp_path: Path) -> N
     assert [found["coder"]["name"] for found in metrics] == ["batchtopk", "matryoshka"]
     for found in metrics:
         assert found["coder"]["fvu_centered"] < 1
-        assert set(found["controls"]) == {"frozen_random", "pca"}
+        assert set(found["controls"]) == {"frozen_random", "pca", "neurons"}
     weights = tmp_path / "demo/run/coders/batchtopk/sae_weights.safetensors"
     before = weights.stat().st_mtime_ns
     again = demo(tmp_path / "demo", "--json")

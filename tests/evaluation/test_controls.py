@@ -7,7 +7,7 @@ import torch
 from tests.measured import POINT, D, coder_of, random_coder
 from torch import Tensor
 
-from saescope.evaluation.controls import Absent, Coded, Projection, frozen_random, pca
+from saescope.evaluation.controls import Absent, Coded, OwnBasis, Projection, frozen_random, neurons, pca
 from saescope.evaluation.subject import Subject
 
 
@@ -82,6 +82,29 @@ def test_all_components_lose_nothing() -> None:
     control = pca(Subject(random_coder(), reference(x)), float(D))
     assert isinstance(control, Projection)
     torch.testing.assert_close(control.reconstruct(x, x).x_hat, x, rtol=1e-4, atol=1e-3)
+
+
+@pytest.mark.parametrize("k", [1, 7, D])
+def test_the_models_own_basis_loses_exactly_the_smallest_squares(k: int) -> None:
+    x = some_x()
+    control = neurons(Subject(random_coder(), reference(x)), x, k + 0.4)
+    assert isinstance(control, OwnBasis)
+    assert control.facts["k"] == k
+    lost = (x - control.reconstruct(x, x).x_hat).square().sum()
+    squares = (x - x.mean(0)).square().sort(dim=1).values
+    assert float(lost) == pytest.approx(float(squares[:, : D - k].sum()), rel=1e-4, abs=1e-4)
+
+
+def test_the_models_own_basis_is_absent_where_it_means_nothing() -> None:
+    x = some_x()
+    for l0 in (0.2, D + 1.0):
+        assert isinstance(neurons(Subject(random_coder()), x, l0), Absent)
+    weights = torch.randn(30, D)
+    transcoder = Subject(coder_of(weights, weights, reads="mlp_in.1", writes="mlp_out.1"))
+    assert isinstance(neurons(transcoder, x, 5.0), Absent)
+    alone = neurons(Subject(random_coder()), x, 5.0)
+    assert isinstance(alone, OwnBasis)
+    assert alone.facts["mean"] == "sample of the evaluation set"
 
 
 def test_what_cannot_be_measured_is_absent_with_its_reason() -> None:

@@ -39,10 +39,11 @@ def test_metrics_json_has_every_metric_for_coder_and_controls(lm: LanguageModel,
     keys = {metric.key for metric in METRICS}
     assert keys <= written["coder"].keys()
     assert keys <= written["controls"]["frozen_random"].keys()
-    assert keys - written["controls"]["pca"].keys() == {"l1", "dead_fraction", "dense_10"}
+    for name in ("pca", "neurons"):
+        assert keys - written["controls"][name].keys() == {"l1", "dead_fraction", "dense_10"}
     assert written["coder"]["n_tokens"] == written["evaluation"]["kept_tokens"]
     assert sum(written["coder"]["decoder_cosine_histogram"]["counts"]) == 60
-    for row in ("coder", "frozen_random", "pca"):
+    for row in ("coder", "frozen_random", "pca", "neurons"):
         for name, interval in written["intervals"][row].items():
             value = (written["coder"] if row == "coder" else written["controls"][row])[name]
             assert interval[0] - 1e-9 <= value <= interval[1] + 1e-9, (row, name)
@@ -64,8 +65,10 @@ def test_several_coders_are_a_list_and_share_each_original_run(
     assert isinstance(record(found), list)
     plain = [options for options in calls if options.get("logits") and "start" not in options]
     spliced = [options for options in calls if "start" in options]
-    # For each batch: zero ablation once, then the coder and frozen_random of each of the two (no reference, no mean or pca).
-    assert len(spliced) == 5 * len(plain)
+    # For each batch: zero ablation once, then each coder, its frozen_random and its neurons (where its L0 is not more than the
+    # dimensions there are). No reference, so no mean and no pca.
+    of_coders = sum(2 + ("absent" not in one.controls["neurons"]) for one in found)
+    assert len(spliced) == (1 + of_coders) * len(plain)
 
 
 def test_several_coders_get_the_numbers_each_gets_alone(lm: LanguageModel) -> None:
@@ -174,6 +177,7 @@ def test_a_transcoder_is_spliced_where_it_writes(lm: LanguageModel) -> None:
     assert found.coder["fvu_centered"] > 0.9
     assert "writes what it reads" in found.controls["frozen_random"]["absent"]
     assert "without mean" in found.controls["pca"]["absent"]
+    assert found.controls["neurons"].keys() == {"absent"}
 
 
 def test_another_model_is_refused_in_one_line(byte_tokenizer: PreTrainedTokenizerFast, lm: LanguageModel) -> None:

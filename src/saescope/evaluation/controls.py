@@ -1,9 +1,11 @@
-"""What a coder must beat: random directions with its sparsity, and principal components with its number of latents.
+"""What a coder must beat: random directions with its sparsity, principal components and the model's own dimensions with its
+number of latents.
 
     frozen_random   x̂ = m + s·Σ f_i w_i,  f_i = pre_i·[pre_i > θ],  pre_i = w_i·(x - m)
                     w_i unit Gaussian directions, θ such that mean L0 is the coder's, s by least squares; nothing trained
     pca             x̂ = m + C_kᵀ C_k (x - m)
                     C_k the first k principal components of training activations, k the coder's L0, rounded
+    neurons         x̂_i = x_i where |x_i - m_i| is among the token's k largest, m_i elsewhere: the model's own basis
 
 m is the mean training activation. θ, s and k are settled on a sample of the evaluation activations, spread over the text.
 """
@@ -70,6 +72,20 @@ class Projection:
         return Output(self.mean + (centred @ self.components.T) @ self.components, None)
 
 
+@dataclass
+class OwnBasis:
+    """The k dimensions of each token that lie furthest from the mean, the mean elsewhere."""
+
+    mean: Float[Tensor, "d"]
+    k: int
+    facts: dict[str, Any] = field(default_factory=dict)
+
+    def reconstruct(self, x: Float[Tensor, "tokens d_in"], y: Float[Tensor, "tokens d_out"]) -> Output:
+        y = y.to(self.mean)
+        strongest = (y - self.mean).abs().topk(self.k, dim=1).indices
+        return Output(self.mean.expand_as(y).scatter(1, strongest, y.gather(1, strongest)), None)
+
+
 @dataclass(frozen=True)
 class Absent:
     """A control that cannot be had here, and why."""
@@ -122,10 +138,31 @@ def pca(subject: Subject, l0: float) -> Projection | Absent:
     k = round(l0)
     if k > components.shape[0]:
         return Absent(f"the coder's L0 is {l0:.0f}, its reference file has {components.shape[0]} principal components")
-    facts: dict[str, Any] = {"k": k}
-    if coder.reads != coder.writes:
-        facts["note"] = "sees the very activations it reconstructs, which the transcoder does not"
+    facts = {"k": k} | _seen(coder)
     return Projection(mean.to(coder.device), components[:k].float().to(coder.device), facts)
+
+
+@torch.no_grad()
+def neurons(subject: Subject, sample: Float[Tensor, "tokens d_in"], l0: float) -> OwnBasis | Absent:
+    """round(l0) of the dimensions of what the subject writes, chosen anew for each token. `sample`: of what it reads."""
+    coder = subject.coder
+    k = round(l0)
+    if not 0 < k <= coder.d_out:
+        return Absent(f"the coder's L0 is {l0:.1f}, the point it writes has {coder.d_out} dimensions")
+    mean = subject.training_mean(coder.writes)
+    facts: dict[str, Any] = {"k": k, "mean": "training"} | _seen(coder)
+    if mean is None:
+        if coder.reads != coder.writes:
+            return Absent("the coder came without the mean of its training activations")
+        mean, facts["mean"] = sample.float().mean(0), "sample of the evaluation set"
+    return OwnBasis(mean.to(coder.device), k, facts)
+
+
+def _seen(coder: SparseCoder) -> dict[str, Any]:
+    """What is unfair to a transcoder in a control that starts from the coder's target."""
+    if coder.reads == coder.writes:
+        return {}
+    return {"note": "sees the very activations it reconstructs, which the transcoder does not"}
 
 
 def _chunks(x: Float[Tensor, "tokens d"], d_sae: int) -> Iterator[Float[Tensor, "chunk d"]]:

@@ -128,4 +128,5 @@ BY_KEY = {metric.key: metric for metric in METRICS}
 CONTROLS: dict[str, str] = {
     "frozen_random": "As many random directions, a threshold that gives the same L0, nothing trained.",
     "pca": "The top k principal components of training activations, k = the coder's L0.",
+    "neurons": "The model's own dimensions: each token's k furthest from the mean, k = the coder's L0.",
 }

@@ -12,8 +12,9 @@ from saescope.activations import Exclusions, KeptRule
 from saescope.coders import decoder_norms
 from saescope.evaluation import cross_entropy
 from saescope.evaluation.bootstrap import intervals
-from saescope.evaluation.controls import Absent, Coded, Projection, Reconstructor, frozen_random, pca
+from saescope.evaluation.controls import Absent, Coded, OwnBasis, Projection, Reconstructor, frozen_random, neurons, pca
 from saescope.evaluation.cross_entropy import Predictions, SplicedRuns
+from saescope.evaluation.definitions import CONTROLS
 from saescope.evaluation.documents import DocumentSums
 from saescope.evaluation.firing import FiringSums
 from saescope.evaluation.geometry import nearest_cosine
@@ -45,6 +46,8 @@ class Row:
             found |= self.firing.metrics()
         elif isinstance(self.measured, Projection):
             found |= {"l0": float(self.measured.components.shape[0])}
+        elif isinstance(self.measured, OwnBasis):
+            found |= {"l0": float(self.measured.k)}
         found |= cross_entropy.metrics(self.sums)
         found["n_tokens"] = self.reconstruction.n_tokens
         return self.measured.facts | found
@@ -82,7 +85,11 @@ class Measurement:
         self.rows = {"coder": Row(Coded(subject.coder), subject, n_documents)}
         self.absent: dict[str, str] = {}
         l0 = _mean_l0(subject, sample)
-        controls = {"frozen_random": frozen_random(subject, sample, l0, seed=seed), "pca": pca(subject, l0)}
+        controls = {
+            "frozen_random": frozen_random(subject, sample, l0, seed=seed),
+            "pca": pca(subject, l0),
+            "neurons": neurons(subject, sample, l0),
+        }
         for name, control in controls.items():
             if isinstance(control, Absent):
                 self.absent[name] = control.reason
@@ -154,7 +161,7 @@ class Measurement:
         for name, row in self.rows.items():
             if name != "coder":
                 records[name] = row.metrics() | row.histograms(_CONTROL_ROWS)
-        return {name: records[name] for name in ("frozen_random", "pca")}
+        return {name: records[name] for name in CONTROLS}
 
     def intervals(self, resamples: int, seed: int) -> dict[str, dict[str, list[float] | None]]:
         found = {}

@@ -102,7 +102,9 @@ class _ReconstructionError(torch.autograd.Function):
         found, (values,) = ctx.found, ctx.saved_tensors
         del ctx.found
         factor = -2 * grads[0]
-        d_weight = dispatch.active(values.device).weight_gradient(ctx.support, factor * values, found.sums)
+        needs_weight = ctx.needs_input_grad[1]
+        kernels = dispatch.active(values.device)
+        d_weight = kernels.weight_gradient(ctx.support, factor * values, found.sums) if needs_weight else None
         first = found.sums[:: ctx.n_levels]
         d_rest = (first.sum(0) if ctx.one_rest else first) * factor
         return factor * found.slopes, d_weight, d_rest, None, None, None

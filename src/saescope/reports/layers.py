@@ -16,7 +16,7 @@ LEAST_LAYERS = 3
 _LOWEST_RECOVERED = -0.5
 _OWN = ("l0", "fvu_centered", "ce_recovered_mean", "dead_fraction")
 _OF_CONTROLS = ("fvu_centered", "ce_recovered_mean")
-CONTROL_NAMES = {"frozen_random": "random coder", "pca": "PCA"}
+CONTROL_NAMES = {"frozen_random": "random coder", "pca": "PCA", "neurons": "own dimensions"}
 
 
 def layer_of(evaluation: Evaluation) -> int | None:

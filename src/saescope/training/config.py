@@ -24,6 +24,9 @@ class CoderConfig(BaseModel):
     reads: tuple[str, ...] = Field(description="hook points of the store that it reads")
     writes: tuple[str, ...] = Field(default=(), description="hook points it writes; empty means what it reads (an SAE)")
     skip: bool = Field(default=False, description="a linear skip connection (skip transcoder)")
+    frozen_decoder: bool = Field(
+        default=False, description="keep the random decoder and train the rest: a control, not a way to train"
+    )
     lr: float | None = Field(default=None, gt=0, description="peak learning rate; default: `defaults.peak_lr`")
     seed: int = 0
     init: str | None = Field(default=None, description="folder of a saved coder to start from (warm start)")
@@ -38,6 +41,8 @@ class CoderConfig(BaseModel):
             raise UsageError(
                 f"coder {self.name!r}: resample takes parts of the run between 0 and 1, got {self.resample}"
             )
+        if self.frozen_decoder and (self.resample or self.init):
+            raise UsageError(f"coder {self.name!r}: a frozen decoder is random; leave resample and init out")
         if not self.reads:
             raise UsageError(f"coder {self.name!r} reads no hook point; give it one")
         return self

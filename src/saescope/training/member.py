@@ -40,6 +40,7 @@ class Member:
         architecture = make_architecture(config.arch, config.d_sae, config.options)
         self.coder = SparseCoder(architecture, reads, writes, skip=config.skip, device=device)
         initialise(self.coder, config.seed)
+        self.coder.W_dec.requires_grad_(not config.frozen_decoder)
         self._warm = config.init is not None and warm_start(self.coder, config.init, self.read_norm, self.write_norm)
         self.read_norm, self.write_norm = (_on(norm, device) for norm in (self.read_norm, self.write_norm))
         self._read_columns = _columns(columns, config.reads, device)

@@ -31,6 +31,8 @@ class AuxLoss:
     def hand_over(self) -> None:
         """Add the dead rows' gradients to those of the parameters they were taken from."""
         for parameter, copied in self.rows:
+            if not parameter.requires_grad:
+                continue
             if parameter.grad is None:
                 parameter.grad = torch.zeros_like(parameter)
             if copied.grad is not None:
