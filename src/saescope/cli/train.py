@@ -10,7 +10,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from saescope.cli.listed import listed
+from saescope.cli.listed import listed, numbers, pairs
 from saescope.errors import UsageError
 
 if TYPE_CHECKING:
@@ -93,15 +93,15 @@ def train(
     available = opened.point_names
     if points:
         available = PointNames(available.points(points), "--points")
-    base = {"batch_size": batch_size, "passes": passes, "seed": seed} | _pairs("--set", setting)
+    base = {"batch_size": batch_size, "passes": passes, "seed": seed} | pairs("--set", setting)
     coder: dict[str, Any] = {"d_sae": d_sae, "skip": skip or None, "lr": lr, "init": str(init) if init else None}
-    coder["options"] = _pairs("--option", option) or None
+    coder["options"] = pairs("--option", option) or None
     resolved = resolve(
         config,
         base,
         coder,
         archs=listed(arch),
-        l0s=[_number(value) for value in listed(l0)],
+        l0s=numbers("--l0", l0),
         reads=reads or "",
         writes=writes or "",
         available=available,
@@ -144,22 +144,3 @@ def _summary(metadata: CoderMetadata) -> dict[str, float]:
     last = metadata.history[-1] if metadata.history else {}
     found: dict[str, float] = last | metadata.training.get("settled", {})
     return {key: found[key] for key in (*_SHOWN, "loss", "tokens", "seconds") if key in found}
-
-
-def _number(value: str) -> float:
-    try:
-        return float(value)
-    except ValueError:
-        raise UsageError(f"--l0 takes numbers, got {value!r}") from None
-
-
-def _pairs(flag: str, pairs: list[str] | None) -> dict[str, Any]:
-    import yaml
-
-    settings = {}
-    for pair in pairs or []:
-        name, equals, value = pair.partition("=")
-        if not equals:
-            raise UsageError(f"{flag} takes NAME=VALUE, got {pair!r}")
-        settings[name] = yaml.safe_load(value)
-    return settings

@@ -32,6 +32,11 @@ def report_page(evaluations: Sequence[Evaluation], pieces: Pieces) -> str:
     )
     overview = _overview(evaluations)
     heading = "Sparse coders compared" if len(names) > 1 else "Sparse coder report"
+    return document(title, heading, f"{overview}{coders}", _footer(evaluations[0]), navigation)
+
+
+def document(title: str, heading: str, content: str, footer: str, navigation: str = "") -> str:
+    """A page around its content: no script, nothing from the network, the style sheet inside."""
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
         f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">'
@@ -39,8 +44,8 @@ def report_page(evaluations: Sequence[Evaluation], pieces: Pieces) -> str:
         f'<meta name="generator" content="{GENERATOR}"><meta name="referrer" content="no-referrer">'
         f"<title>{visible(title)}</title><style>{_style()}</style></head><body>"
         '<a class="skip" href="#main">Skip to content</a>'
-        f'<header class="top"><h1>{heading}</h1></header>{navigation}<main id="main">{overview}{coders}</main>'
-        f"<footer>{_footer(evaluations[0])}</footer></body></html>\n"
+        f'<header class="top"><h1>{visible(heading)}</h1></header>{navigation}<main id="main">{content}</main>'
+        f"<footer>{footer}</footer></body></html>\n"
     )
 
 

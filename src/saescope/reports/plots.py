@@ -17,11 +17,14 @@ _identifiers = count(1)
 
 @dataclass(frozen=True)
 class Line:
-    """A curve. `marks` shows its points, with their values on hover. Colour and dash follow its place in the plot."""
+    """A curve. `marks` shows its points, with their values on hover. Colour and dash follow its place in the plot, or `slot`
+    where a curve must look the same in several. ends: of each point's interval, drawn as a bar; None where there is none."""
 
     label: str
     points: Sequence[tuple[float, float]]
     marks: bool = False
+    slot: int | None = None
+    ends: Sequence[tuple[float, float] | None] = ()
 
 
 @dataclass(frozen=True)
@@ -51,6 +54,7 @@ class Figure:
     limits: tuple[float, float] | None = field(default=None)
     whole_x: bool = False
     lowest: float | None = None
+    log_x: bool = False
 
     def svg(self) -> str:
         """A <figure> with the drawing, its legend where there are several curves, and the note."""
@@ -67,7 +71,7 @@ class Figure:
             f'<title id="{name}t">{visible(self.title)}</title><desc id="{name}d">{visible(self.summary)}</desc>',
             self._axes(x, y),
             *(self._bars(number, bars, x, y) for number, bars in enumerate(self.bars)),
-            *(self._line(number, line, x, y) for number, line in enumerate(drawn)),
+            *(self._line(_slot(number, line), line, x, y) for number, line in enumerate(drawn)),
             "</svg>",
         ]
         note = f'<p class="quiet">{visible(self.note)}</p>' if self.note else ""
@@ -77,8 +81,12 @@ class Figure:
     def _scales(self, lines: list[Line]) -> tuple[Scale, Scale]:
         xs = [x for line in lines for x, _ in line.points] + [edge for bars in self.bars for edge in bars.edges]
         ys = [y for line in lines for _, y in line.points] + [number for bars in self.bars for number in bars.counts]
+        ys += [end for line in lines for ends in line.ends if ends is not None for end in ends]
         low, high = self.limits or (min(xs), max(xs))
-        x = Scale(low, high if high > low else low + 1, _LEFT, _WIDTH - _RIGHT)
+        if self.log_x and low > 0:
+            x = Scale(low / 1.1, high * 1.1, _LEFT, _WIDTH - _RIGHT, log=True)
+        else:
+            x = Scale(low, high if high > low else low + 1, _LEFT, _WIDTH - _RIGHT)
         if self.log_y and (positive := [value for value in ys if value > 0]):
             bottom, top = min(positive), max(positive)
             return x, Scale(bottom / 1.15, top * 1.15, _HEIGHT - _BOTTOM, _TOP, log=True)
@@ -113,6 +121,9 @@ class Figure:
         places = [(x(at), y(value)) for at, value in line.points if math.isfinite(value)]
         path = " ".join(f"{'L' if i else 'M'}{px:.1f} {py:.1f}" for i, (px, py) in enumerate(places))
         drawn = f'<path class="line s{number}" d="{path}"/>'
+        for (at, _), ends in zip(line.points, line.ends, strict=False):
+            if ends is not None:
+                drawn += f'<path class="ends s{number}" d="M{x(at):.1f} {y(ends[0]):.1f} V{y(ends[1]):.1f}"/>'
         if not line.marks:
             return drawn
         dots = [
@@ -148,7 +159,7 @@ class Figure:
         return "".join(drawn)
 
     def _legend(self, lines: list[Line]) -> str:
-        entries = [(number, line.label, "line") for number, line in enumerate(lines)]
+        entries = [(_slot(number, line), line.label, "line") for number, line in enumerate(lines)]
         entries += [(number, bars.label, "line" if bars.outline else "bar") for number, bars in enumerate(self.bars)]
         if len(entries) < 2:
             return ""
@@ -163,6 +174,10 @@ class Figure:
                 f'<span><svg class="swatch" viewBox="0 0 22 10" aria-hidden="true">{swatch}</svg>{visible(label)}</span>'
             )
         return f'<p class="legend">{"".join(items)}</p>'
+
+
+def _slot(number: int, line: Line) -> int:
+    return number if line.slot is None else line.slot
 
 
 def _power(value: float) -> str:

@@ -40,11 +40,12 @@ def write_report(evaluations: Sequence[Evaluation], folder: str | Path, tokenize
     folder = claim(folder)
     page = report_page(evaluations, TokenText(tokenizer).pieces)
     numbers = json.dumps(record(evaluations), indent=1, allow_nan=False) + "\n"
-    _written(folder / METRICS_FILE, numbers)
-    return _written(folder / REPORT_FILE, page)
+    written(folder / METRICS_FILE, numbers)
+    return written(folder / REPORT_FILE, page)
 
 
-def _written(path: Path, text: str) -> Path:
+def written(path: Path, text: str) -> Path:
+    """Write `text`, which appears at `path` only when whole."""
     temporary = path.with_name(f".{path.name}.writing")
     try:
         temporary.write_text(text, encoding="utf-8")

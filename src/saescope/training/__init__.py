@@ -1,6 +1,7 @@
 """Training: configuration, objective, the loop over coders, checkpoints, and the run folder."""
 
 from saescope.training.config import CoderConfig, TrainConfig
+from saescope.training.defaults import batch_size as batch_size_for
 from saescope.training.objective import AuxTerm, Loss, objective
 from saescope.training.resolve import resolve
 from saescope.training.run import claim, train
@@ -14,6 +15,7 @@ __all__ = [
     "TrainConfig",
     "Trainer",
     "Watcher",
+    "batch_size_for",
     "claim",
     "objective",
     "resolve",

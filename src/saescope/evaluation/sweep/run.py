@@ -1,0 +1,179 @@
+"""A sweep as a folder: trained, measured and drawn by one command, which goes on where it was stopped.
+
+SWEEP/sweep.json         what all cells share, and the activations
+SWEEP/runs/N/            a training run of as many cells as fit the memory (see `training.run`)
+SWEEP/cells/NAME.json    a cell's evaluation
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from saescope.activations import ActivationSource
+from saescope.errors import OccupiedError, SaescopeError
+from saescope.evaluation.run import evaluate
+from saescope.evaluation.setting import Progress, Setting
+from saescope.evaluation.subject import Subject
+from saescope.evaluation.suite import chosen_parts, measure_parts
+from saescope.evaluation.sweep.grid import Cell, SweepConfig
+from saescope.training import TrainConfig, Watcher, train
+
+SWEEP, RUNS, CELLS = "sweep.json", "runs", "cells"
+# Coders measured together share the runs of the original model; each takes memory for its controls.
+_TOGETHER = 8
+
+
+@dataclass(frozen=True)
+class Sources:
+    """Where a sweep's batches come from. open: a fresh source for a run's configuration, closed by the sweep. widths: of the
+    hook points. provenance: what must be the same when the sweep goes on."""
+
+    open: Callable[[TrainConfig], ActivationSource]
+    widths: dict[str, int]
+    provenance: dict[str, Any]
+
+
+def sweep(
+    config: SweepConfig,
+    sources: Sources,
+    setting: Setting,
+    out: str | Path,
+    *,
+    memory: int,
+    device: str = "cpu",
+    watcher: Callable[[], Watcher] | None = None,
+    told: Callable[[dict[str, Any]], None] | None = None,
+) -> list[dict[str, Any]]:
+    """Train and measure every cell that is not yet in `out`; returns the records of all cells, in the grid's order.
+
+    `setting`: model, text and shared activations of the measurement. `memory`: bytes for weights, gradients and moments of
+    coders trained together. `watcher`: makes a watcher for each training run. `told`: each record as it comes.
+    OccupiedError where `out` holds something else, or a sweep of other settings.
+    """
+    out = Path(out)
+    _claim(out, config, sources.provenance)
+    cells = config.cells()
+    wanted = {cell.name for cell in cells}
+    for folder in _runs(out):
+        if _complete(folder):
+            continue
+        # An interrupted run goes on as it was begun, even if this command's grid no longer has all its cells.
+        own = TrainConfig.from_yaml(folder / "config.yaml")
+        if wanted & {coder.name for coder in own.coders}:
+            _train(own, sources, folder, device, watcher)
+            _measure_missing(config, cells, setting, out, told)
+    trained = _trained(out)
+    missing = [cell for cell in cells if cell.name not in trained]
+    for group in config.groups(missing, sources.widths, memory):
+        _train(config.training(group), sources, out / RUNS / str(_next(out)), device, watcher)
+        _measure_missing(config, cells, setting, out, told)
+    _measure_missing(config, cells, setting, out, told)
+    return [json.loads((out / CELLS / f"{cell.name}.json").read_text()) for cell in cells]
+
+
+def _claim(out: Path, config: SweepConfig, provenance: dict[str, Any]) -> None:
+    shared = json.loads(json.dumps({"shared": config.shared(), "source": provenance}))
+    record = out / SWEEP
+    if record.exists():
+        try:
+            found = json.loads(record.read_text())
+        except ValueError:
+            raise OccupiedError(f"{record} is damaged; choose another --out or delete {out}") from None
+        if found != shared:
+            differing = [key for key in shared["shared"] if found.get("shared", {}).get(key) != shared["shared"][key]]
+            what = ", ".join(differing) or "the activations"
+            raise OccupiedError(f"{out} holds a sweep that differs in {what} (see {record}); choose another --out")
+        return
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise OccupiedError(f"{out} exists and is not a sweep; choose another --out")
+    try:
+        (out / CELLS).mkdir(parents=True, exist_ok=True)
+        (out / RUNS).mkdir(exist_ok=True)
+        _write(record, shared)
+    except OSError as error:
+        raise SaescopeError(f"cannot write to {out}: {error.strerror or error}; choose another --out") from None
+
+
+def _runs(out: Path) -> list[Path]:
+    """The folders of training runs that were begun."""
+    found = [folder for folder in (out / RUNS).iterdir() if folder.name.isdigit() and (folder / "config.yaml").exists()]
+    return sorted(found, key=lambda folder: int(folder.name))
+
+
+def _complete(folder: Path) -> bool:
+    try:
+        return bool(json.loads((folder / "run.json").read_text()).get("complete"))
+    except (OSError, ValueError):
+        return False
+
+
+def _next(out: Path) -> int:
+    return max((int(folder.name) for folder in (out / RUNS).iterdir() if folder.name.isdigit()), default=-1) + 1
+
+
+def _trained(out: Path) -> dict[str, Path]:
+    """The folder of every finished coder, by its cell's name."""
+    return {path.name: path for folder in _runs(out) for path in (folder / "coders").glob("*") if path.is_dir()}
+
+
+def _train(
+    config: TrainConfig,
+    sources: Sources,
+    folder: Path,
+    device: str,
+    watcher: Callable[[], Watcher] | None,
+) -> None:
+    source = sources.open(config)
+    try:
+        train(config, source, folder, device=device, watcher=None if watcher is None else watcher())
+    finally:
+        source.close()
+
+
+def _measure_missing(
+    config: SweepConfig,
+    cells: Sequence[Cell],
+    setting: Setting,
+    out: Path,
+    told: Callable[[dict[str, Any]], None] | None,
+) -> None:
+    trained = _trained(out)
+    waiting = [cell for cell in cells if cell.name in trained and not (out / CELLS / f"{cell.name}.json").exists()]
+    kinds = chosen_parts(config.parts)
+    for start in range(0, len(waiting), _TOGETHER):
+        part = waiting[start : start + _TOGETHER]
+        subjects = [Subject.of(trained[cell.name]) for cell in part]
+        found = evaluate(
+            subjects,
+            setting.lm,
+            setting.corpus,
+            max_tokens=config.tokens,
+            ce_tokens=config.ce_tokens,
+            n_contexts=1,
+            seed=setting.seed,
+            progress=_of(setting.progress, start, len(waiting)),
+        )
+        others = measure_parts(kinds, subjects, setting)
+        for cell, one, parts in zip(part, found, others, strict=True):
+            record = one.with_parts(parts).to_dict() | {"cell": vars(cell) | {"name": cell.name}}
+            _write(out / CELLS / f"{cell.name}.json", record)
+            if told is not None:
+                told(record)
+
+
+def _of(progress: Progress, start: int, total: int) -> Progress:
+    return lambda stage, done, of: progress(f"{stage} ({start + 1}– of {total})", done, of)
+
+
+def _write(path: Path, content: dict[str, Any]) -> None:
+    temporary = path.with_name(f".{path.name}.writing")
+    try:
+        temporary.write_text(json.dumps(content, indent=1, allow_nan=False) + "\n")
+        temporary.replace(path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise SaescopeError(f"cannot write {path}: {error.strerror or error}; nothing was left there") from None
