@@ -42,6 +42,9 @@ def evaluate(
     suite: Annotated[
         str, typer.Option(help="What to measure beside the core, by commas: see --list-parts; all for everything.")
     ] = "core",
+    compat: Annotated[
+        str | None, typer.Option(help="Also give the numbers of other packages' formulas: saebench, saelens, or both.")
+    ] = None,
     tasks: Annotated[
         Path | None, typer.Option(help="Folder of labelled sets for probing: CSV or JSONL with text, label, group.")
     ] = None,
@@ -76,6 +79,7 @@ def evaluate(
     from saescope.text import Corpus
 
     kinds = evaluation.chosen_parts(listed(suite))
+    rules = [evaluation.convention(name) for name in listed(compat)]
     if tasks is not None and not tasks.is_dir():
         raise UsageError(f"--tasks {tasks} is not a folder; give one that holds labelled sets")
     if out is not None:
@@ -90,7 +94,7 @@ def evaluate(
         )
         if opened is not None:
             found = evaluation.contexts_from_store(found, subjects, opened, progress)
-        if kinds:
+        if kinds or rules:
             setting = evaluation.Setting(
                 lm,
                 text,
@@ -101,6 +105,11 @@ def evaluate(
                 progress=progress,
             )
             parts = evaluation.measure_parts(kinds, subjects, setting)
+            for rule in rules:
+                for own, part in zip(
+                    parts, evaluation.measure_as(rule, subjects, setting, ce_tokens or None), strict=True
+                ):
+                    own.append(part)
             found = [one.with_parts(own) for one, own in zip(found, parts, strict=True)]
     report = reports.write_report(found, out, lm.tokenizer) if out is not None else None
     if as_json:
@@ -108,7 +117,7 @@ def evaluate(
         return
     console = Console(highlight=False, soft_wrap=True)
     console.print(results_table(found))
-    if kinds:
+    if kinds or rules:
         console.print(parts_table(found))
     if report is None:
         console.print("Nothing was written; --out DIR keeps these numbers and makes a report.")

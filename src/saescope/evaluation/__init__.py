@@ -1,5 +1,6 @@
 """Measuring coders on held-out text: metrics, the model's behaviour with the coder in it, controls, intervals."""
 
+from saescope.evaluation.conventions import CONVENTIONS, Convention, convention, measure_as
 from saescope.evaluation.definitions import BY_KEY, CONTROLS, METRICS, Metric
 from saescope.evaluation.evaluation import SCHEMA, Evaluation, record
 from saescope.evaluation.part import Estimate, Part, Score
@@ -13,11 +14,13 @@ from saescope.evaluation.text_activations import ActivationCache, TextActivation
 __all__ = [
     "BY_KEY",
     "CONTROLS",
+    "CONVENTIONS",
     "CORE",
     "METRICS",
     "PARTS",
     "SCHEMA",
     "ActivationCache",
+    "Convention",
     "Estimate",
     "Evaluation",
     "Metric",
@@ -29,7 +32,9 @@ __all__ = [
     "TextActivations",
     "chosen_parts",
     "contexts_from_store",
+    "convention",
     "evaluate",
+    "measure_as",
     "measure_parts",
     "record",
 ]
