@@ -141,7 +141,9 @@ def main() -> int:
             difference = abs(value - theirs[name][key]) / max(abs(theirs[name][key]), 1e-3)
             worst = max(worst, difference)
             print(f"{name:9s} {key:30s} {value:14.6f} {theirs[name][key]:14.6f}   {difference:.1e}")
-    print(f"largest relative difference {worst:.1e}, target {TARGET:.0e}: {'agrees' if worst <= TARGET else 'DISAGREES'}")
+    print(
+        f"largest relative difference {worst:.1e}, target {TARGET:.0e}: {'agrees' if worst <= TARGET else 'DISAGREES'}"
+    )
     return int(worst > TARGET)
 
 

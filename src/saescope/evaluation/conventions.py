@@ -18,6 +18,7 @@ kept, because that is the point:
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
@@ -100,7 +101,9 @@ def measure_as(
     for subject in subjects:
         numbers = numbers_as(rule, subject.coder, setting.lm, batches, setting.lm.special_ids)
         scores = tuple(
-            Score(key, key, Estimate(value), meaning=MEANINGS[key], digits=4) for key, value in numbers.items()
+            # Where the formula divides by zero, as the cosine of a zero reconstruction does, the package gives NaN.
+            Score(key, key, Estimate(value if math.isfinite(value) else None), meaning=MEANINGS[key], digits=4)
+            for key, value in numbers.items()
         )
         lead = f"{len(whole):,} sequences of {options.context} tokens, {BATCH} a batch; special tokens ignored, sinks counted."
         facts = {"sequences": len(whole), "context": options.context, "batch": BATCH}
