@@ -94,9 +94,10 @@ def test_as_a_part_on_whole_sequences(lm: LanguageModel) -> None:
     assert exact.name == "saelens"
     assert exact["explained_variance"].found.value == pytest.approx(1, abs=1e-5)
     assert rough["explained_variance"].found.value < 0.9
+    with_short = Setting(lm, documents(2, words=2), ActivationCache(lm))
+    short = Subject.of(identity_coder(sequences={"context": 16, "packed": False}))
     with pytest.raises(TextError, match="no sequence of 16 tokens"):
-        short = Subject.of(identity_coder(sequences={"context": 16, "packed": False}))
-        measure_as(convention("saelens"), [short], Setting(lm, documents(2, words=2), ActivationCache(lm)))
+        measure_as(convention("saelens"), [short], with_short)
     silent = measure_as(convention("saebench"), [Subject.of(constant_coder(torch.zeros(D)))], setting)[0]
     assert silent["cossim"].found.value is None
     with pytest.raises(UsageError, match="no convention 'saelen'"):
