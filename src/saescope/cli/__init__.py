@@ -32,9 +32,9 @@ def _options(
 
 
 def _register() -> None:
-    from saescope.cli import bench, cache, demo, doctor, evaluate, fetch, harvest, train
+    from saescope.cli import bench, cache, demo, doctor, evaluate, fetch, harvest, synthetic, train
 
-    for commands in (demo, fetch, cache, harvest, train, evaluate, doctor, bench):
+    for commands in (demo, fetch, cache, harvest, train, evaluate, synthetic, doctor, bench):
         commands.register(app)
 
 

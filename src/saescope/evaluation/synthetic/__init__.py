@@ -5,6 +5,7 @@ from saescope.evaluation.synthetic.config import (
     CorrelationConfig,
     HierarchyConfig,
     MagnitudeConfig,
+    Preset,
     SyntheticConfig,
     ToyConfig,
     ZipfRates,
@@ -14,23 +15,28 @@ from saescope.evaluation.synthetic.controls import chance, oracle
 from saescope.evaluation.synthetic.ground_truth import GroundTruth, Sample
 from saescope.evaluation.synthetic.recovery import METRICS, Recovery, recovery
 from saescope.evaluation.synthetic.stream import POINT, SyntheticStream
+from saescope.evaluation.synthetic.trial import RESULT, TrialRequest, trial
 
 __all__ = [
     "METRICS",
     "POINT",
     "PRESETS",
+    "RESULT",
     "CorrelationConfig",
     "GroundTruth",
     "HierarchyConfig",
     "MagnitudeConfig",
+    "Preset",
     "Recovery",
     "Sample",
     "SyntheticConfig",
     "SyntheticStream",
     "ToyConfig",
+    "TrialRequest",
     "ZipfRates",
     "chance",
     "oracle",
     "preset",
     "recovery",
+    "trial",
 ]

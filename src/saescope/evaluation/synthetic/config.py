@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -120,33 +121,56 @@ _BENCH: dict[str, Any] = {
     "bias": 1.0,
 }
 
-PRESETS: dict[str, SyntheticConfig] = {
-    "toy": SyntheticConfig(
-        n_features=64,
-        d_in=16,
-        rates=ZipfRates(exponent=0, highest=0.02, lowest=0.02),
-        magnitude=MagnitudeConfig(kind="uniform", mean=0.5),
-        toy=ToyConfig(),
+
+@dataclass(frozen=True)
+class Preset:
+    """A configuration with the coder's size and L0 that go with it. SynthSAEBench-16k's: a quarter as many latents as
+    features, and an L0 of 25, three quarters of the truth's."""
+
+    config: SyntheticConfig
+    d_sae: int
+    l0: float
+
+
+PRESETS: dict[str, Preset] = {
+    "toy": Preset(
+        SyntheticConfig(
+            n_features=64,
+            d_in=16,
+            rates=ZipfRates(exponent=0, highest=0.02, lowest=0.02),
+            magnitude=MagnitudeConfig(kind="uniform", mean=0.5),
+            toy=ToyConfig(),
+        ),
+        d_sae=64,
+        l0=1,
     ),
-    "small": SyntheticConfig(
-        n_features=1024,
-        d_in=128,
-        rates=ZipfRates(exponent=0.5, highest=0.4, lowest=2e-3),
-        hierarchy=HierarchyConfig(roots=16, branching=4, depth=2),
-        **_BENCH,
+    "small": Preset(
+        SyntheticConfig(
+            n_features=1024,
+            d_in=128,
+            rates=ZipfRates(exponent=0.5, highest=0.4, lowest=2e-3),
+            hierarchy=HierarchyConfig(roots=16, branching=4, depth=2),
+            **_BENCH,
+        ),
+        d_sae=256,
+        l0=8,
     ),
-    "16k": SyntheticConfig(
-        n_features=16384,
-        d_in=768,
-        rates=ZipfRates(exponent=0.5, highest=0.4, lowest=5e-4),
-        hierarchy=HierarchyConfig(roots=128, branching=4, depth=3),
-        **_BENCH,
+    "16k": Preset(
+        SyntheticConfig(
+            n_features=16384,
+            d_in=768,
+            rates=ZipfRates(exponent=0.5, highest=0.4, lowest=5e-4),
+            hierarchy=HierarchyConfig(roots=128, branching=4, depth=3),
+            **_BENCH,
+        ),
+        d_sae=4096,
+        l0=25,
     ),
 }
 
 
-def preset(name: str) -> SyntheticConfig:
-    """A named configuration, or a `UsageError` that lists them."""
+def preset(name: str) -> Preset:
+    """A named preset, or a `UsageError` that lists them."""
     if name not in PRESETS:
         raise UsageError(f"unknown preset {name!r}; there are {', '.join(PRESETS)}{nearest(name, PRESETS)}")
     return PRESETS[name]

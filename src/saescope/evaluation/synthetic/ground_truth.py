@@ -16,10 +16,10 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from saescope.coders import Codes
+from saescope.evaluation.seeding import DIRECTIONS, FAMILIES, LOADINGS, MAGNITUDES, OFFSET, seeded
 from saescope.evaluation.synthetic.config import MagnitudeConfig, SyntheticConfig
 from saescope.evaluation.synthetic.directions import random_directions, spread_out
 from saescope.evaluation.synthetic.hierarchy import Forest, forest, wanted_rates
-from saescope.evaluation.synthetic.seeding import DIRECTIONS, FAMILIES, LOADINGS, MAGNITUDES, OFFSET, seeded
 from saescope.evaluation.synthetic.toy import toy_directions
 from saescope.kernels import Support, decode_from
 

@@ -12,8 +12,8 @@ from torch import Tensor
 from saescope.activations import KeptRule, Moments, PointStatistics, RowLabels
 from saescope.activations.stream import Batch, SteppedStream
 from saescope.errors import UsageError
+from saescope.evaluation.seeding import HELD_OUT, MEASURED, MOMENTS, TRAINING
 from saescope.evaluation.synthetic.ground_truth import GroundTruth, Sample
-from saescope.evaluation.synthetic.seeding import HELD_OUT, MEASURED, MOMENTS, TRAINING
 
 POINT = "synthetic.0"
 _MOMENT_ROWS = 2**15

@@ -14,9 +14,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from saescope.errors import UsageError
+from saescope.evaluation.seeding import TOY, seeded
 from saescope.evaluation.synthetic.config import SyntheticConfig
 from saescope.evaluation.synthetic.hierarchy import wanted_rates
-from saescope.evaluation.synthetic.seeding import TOY, seeded
 
 # A feature shorter than this is one that the model gave up.
 _REPRESENTED = 0.1

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 # What a stream is for, the first part of its key.
-DIRECTIONS, LOADINGS, MAGNITUDES, FAMILIES, OFFSET, TOY, TRAINING, HELD_OUT, MOMENTS, MEASURED = range(10)
+DIRECTIONS, LOADINGS, MAGNITUDES, FAMILIES, OFFSET, TOY, TRAINING, HELD_OUT, MOMENTS, MEASURED, STABILITY = range(11)
 
 
 def seeded(*key: int, device: torch.device | str = "cpu") -> torch.Generator:
