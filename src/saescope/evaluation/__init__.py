@@ -3,6 +3,7 @@
 from saescope.evaluation.definitions import BY_KEY, CONTROLS, METRICS, Metric
 from saescope.evaluation.evaluation import SCHEMA, Evaluation, record
 from saescope.evaluation.run import evaluate
+from saescope.evaluation.stability import stability
 from saescope.evaluation.store_contexts import contexts_from_store
 from saescope.evaluation.subject import Subject
 
@@ -17,4 +18,5 @@ __all__ = [
     "contexts_from_store",
     "evaluate",
     "record",
+    "stability",
 ]
