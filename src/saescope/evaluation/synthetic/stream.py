@@ -31,6 +31,7 @@ class SyntheticStream(SteppedStream):
         self.truth = truth
         self.points = (POINT,)
         self.widths = {POINT: truth.directions.shape[1]}
+        self._statistics: dict[str, PointStatistics] | None = None
         super().__init__(
             n_rows=tokens, batch_size=batch_size, seed=seed, passes=1, described=f"{tokens:,} synthetic rows"
         )
@@ -56,10 +57,9 @@ class SyntheticStream(SteppedStream):
 
     def statistics(self) -> dict[str, PointStatistics]:
         """Of 32,768 rows, the same for every seed."""
-        moments = Moments(self.widths[POINT])
-        for part in self.truth.samples(_MOMENT_ROWS, _CHUNK, MOMENTS, self.truth.config.seed):
-            moments.add(part.x.cpu())
-        return {POINT: moments.statistics()}
+        if self._statistics is None:
+            self._statistics = {POINT: self._moments()}
+        return self._statistics
 
     def held_out_rows(self, max_rows: int) -> Float[Tensor, "n d_total"]:
         """That many rows which are in no batch, on the processor."""
@@ -83,6 +83,12 @@ class SyntheticStream(SteppedStream):
     def with_labels(self) -> Iterator[tuple[Float[Tensor, "batch d_total"], RowLabels]]:
         """UsageError: rows come from no text."""
         raise UsageError("synthetic rows come from no text: they have no token, document or position")
+
+    def _moments(self) -> PointStatistics:
+        moments = Moments(self.widths[POINT])
+        for part in self.truth.samples(_MOMENT_ROWS, _CHUNK, MOMENTS, self.truth.config.seed):
+            moments.add(part.x.cpu())
+        return moments.statistics()
 
     def _description(self) -> dict[str, Any]:
         return {
