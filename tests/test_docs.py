@@ -21,10 +21,12 @@ NOT_RUN = ("make ", "pip ", "saescope fetch gemma3-270m", "saescope cache remove
 SMALLER = (
     (r"--tokens \d{4,}", "--tokens 5000"),
     (r"--tokens 0", "--tokens 512"),
+    (r"--measure \d+", "--measure 4096"),
     (r"--text \d+", "--text 1024"),
     (r"saescope bench", "saescope bench --pairs 1"),
     (r"--ce-tokens \d+", "--ce-tokens 512"),
     (r"--d-sae \d+", "--d-sae 256"),
+    (r"tokens=\d{6,}", "tokens=4096"),
     (r"--passes \d+", "--passes 1"),
     (r"\b400_000\b", "5_000"),
     (r"\b65536\b", "512"),

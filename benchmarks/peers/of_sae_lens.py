@@ -1,9 +1,9 @@
 """SAELens: its own `SAETrainer.fit` and training classes; inference with the coder it saves and loads again.
 
 Activations are scaled to mean norm sqrt(d) (`expected_average_only_in`), which it folds into the weights at the end. bfloat16
-by its own `autocast`. JumpReLU with its settings after Anthropic (tanh penalty, bandwidth 2, threshold .1, pre-activation
-loss), the coefficient warmed over the whole run. Left at its defaults: decoder norm .1 and tied at the start, aux
-coefficient 1, rescaling by decoder norm, gradient clipping 1, betas.
+by its own `autocast`, unless float32 is asked for. JumpReLU with its settings after Anthropic (tanh penalty, bandwidth 2,
+threshold .1, pre-activation loss), the coefficient warmed over the whole run. Left at its defaults: decoder norm .1 and tied
+at the start, aux coefficient 1, rescaling by decoder norm, gradient clipping 1, betas.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ def train(task: Task, data: Exported) -> Trained:
         lr_end=task.lr / 10,
         lr_warm_up_steps=round(WARMUP * n_steps),
         lr_decay_steps=round(DECAY * n_steps),
-        autocast=True,
+        autocast=task.precision == "bfloat16",
         dead_feature_window=round(DEAD_AFTER * n_steps),
     )
     trainer = SAETrainer(config, sae, iter(batches))
@@ -115,7 +115,7 @@ def _settings(task: Task, config: SAETrainerConfig, n_steps: int) -> dict[str, A
         **_options(task, n_steps),
         **{name: value for name, value in asdict(config).items() if name in kept},
         "normalisation": "mean norm sqrt(d)",
-        "precision": "bfloat16 autocast",
+        "precision": "bfloat16 autocast" if task.precision == "bfloat16" else "float32",
     }
 
 

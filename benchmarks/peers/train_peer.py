@@ -43,6 +43,9 @@ def main() -> None:
     parser.add_argument("--l0", type=int, default=32)
     parser.add_argument("--coefficient", type=float, help="of the sparsity penalty, where there is one")
     parser.add_argument("--optimizer", help="where the library offers several")
+    parser.add_argument(
+        "--precision", choices=("bfloat16", "float32"), default="bfloat16", help="SAELens only: autocast or none"
+    )
     parser.add_argument("--out", type=Path, required=True)
     given = parser.parse_args()
     shape = {name: value for name, value in vars(given).items() if name not in ("data", "out")}

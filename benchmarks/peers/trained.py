@@ -26,6 +26,7 @@ class Task:
     skip: bool = False
     coefficient: float | None = None
     optimizer: str | None = None
+    precision: str = "bfloat16"
 
 
 @dataclass

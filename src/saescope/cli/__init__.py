@@ -32,9 +32,9 @@ def _options(
 
 
 def _register() -> None:
-    from saescope.cli import bench, cache, demo, doctor, evaluate, fetch, harvest, sweep, train
+    from saescope.cli import bench, cache, demo, doctor, evaluate, fetch, harvest, sweep, synthetic, train
 
-    for commands in (demo, fetch, cache, harvest, train, evaluate, sweep, doctor, bench):
+    for commands in (demo, fetch, cache, harvest, train, evaluate, sweep, synthetic, doctor, bench):
         commands.register(app)
 
 

@@ -6,6 +6,7 @@ from saescope.evaluation.evaluation import SCHEMA, Evaluation, record
 from saescope.evaluation.part import Estimate, Part, Score
 from saescope.evaluation.run import evaluate
 from saescope.evaluation.setting import Setting
+from saescope.evaluation.stability import stability
 from saescope.evaluation.store_contexts import contexts_from_store
 from saescope.evaluation.subject import Subject
 from saescope.evaluation.suite import CORE, PARTS, PartKind, chosen_parts, measure_parts
@@ -37,4 +38,5 @@ __all__ = [
     "measure_as",
     "measure_parts",
     "record",
+    "stability",
 ]

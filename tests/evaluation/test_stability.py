@@ -1,0 +1,95 @@
+"""Stability is one for the same coder, chance for unrelated ones, and counts what it says in between."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tests.evaluation.known import coder_with, random_units
+
+from saescope.errors import CoderError, UsageError
+from saescope.evaluation import stability
+
+UNITS = random_units(60, 40, 0)
+
+
+def share(*decoders: torch.Tensor, **options: object) -> dict:
+    return stability([coder_with(W) for W in decoders], resamples=50, **options)
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.permutations(range(60)), st.floats(0.01, 100))
+def test_order_and_length_of_latents_do_not_matter(order: list[int], scale: float) -> None:
+    found = share(UNITS, UNITS[order] * scale)
+    assert found["share"] == 1.0
+    assert found["mean_cosine"] == pytest.approx(1.0)
+    assert found["intervals"]["share"] == [1.0, 1.0]
+    # Each partner's place is one of sixty, so shuffled partners are found by luck alone.
+    assert found["controls"]["shuffled"]["share"] < 0.2
+
+
+def test_flipped_latents_are_others() -> None:
+    assert share(UNITS, -UNITS)["share"] < 0.05
+    some = UNITS.clone()
+    some[:15] *= -1
+    assert share(UNITS, some)["share"] == pytest.approx(0.75, abs=0.02)
+
+
+def test_independent_coders_are_at_chance() -> None:
+    found = share(UNITS, random_units(60, 40, 1), random_units(60, 40, 2))
+    assert found["share"] == found["controls"]["random"]["share"] == 0.0
+    assert found["mean_cosine"] == pytest.approx(found["controls"]["random"]["mean_cosine"], abs=0.02)
+    assert found["mean_cosine"] > found["controls"]["shuffled"]["mean_cosine"] + 0.1
+
+
+def test_share_counts_the_latents_in_common() -> None:
+    """In wide space random latents never reach .7: what is shared is what is counted, and the interval holds it."""
+    other = torch.cat([UNITS[:24], random_units(36, 40, 3)])[torch.randperm(60)]
+    found = share(UNITS, other)
+    assert found["share"] == pytest.approx(24 / 60)
+    low, high = found["intervals"]["share"]
+    assert low < 24 / 60 < high
+    # A mean of 60 zeros and ones: the normal approximation gives the interval's width.
+    assert high - low == pytest.approx(2 * 1.96 * (0.4 * 0.6 / 60) ** 0.5, rel=0.35)
+
+
+@pytest.mark.parametrize(("cosine", "expected"), [(0.71, 1.0), (0.69, 0.0)])
+def test_threshold_is_at_seven_tenths(cosine: float, expected: float) -> None:
+    left = torch.eye(40)[:10]
+    right = cosine * left + (1 - cosine**2) ** 0.5 * torch.eye(40)[10:20]
+    found = share(left, right)
+    assert found["share"] == expected
+    assert found["mean_cosine"] == pytest.approx(cosine)
+    assert share(left, right, threshold=0.5)["share"] == 1.0
+
+
+def test_dead_latents_are_left_out() -> None:
+    other = torch.cat([UNITS[:40], random_units(20, 40, 4)])
+    alive = torch.ones(60)
+    alive[40:] = 0
+    assert share(UNITS, other)["share"] == pytest.approx(40 / 60)
+    assert share(UNITS, other, densities=[alive, alive])["share"] == 1.0
+    # Twenty latents of the first coder have no partner: 2·40 of 60 + 40 are found again.
+    uneven = share(UNITS, other, densities=[torch.ones(60), alive])
+    assert uneven["share"] == pytest.approx(80 / 100)
+    assert uneven["live_latents"] == [60, 40]
+    assert uneven["mean_cosine"] == pytest.approx(1.0)
+    assert uneven["intervals"]["mean_cosine"] == pytest.approx([1.0, 1.0])
+
+
+def test_three_coders_are_three_pairs() -> None:
+    found = share(UNITS, UNITS, random_units(60, 40, 5))
+    assert found["share"] == pytest.approx(1 / 3)
+    assert found["coders"] == 3
+
+
+def test_refusals_are_one_line() -> None:
+    with pytest.raises(UsageError, match="at least two"):
+        share(UNITS)
+    with pytest.raises(UsageError, match=r"one shape.*\(60, 40\) and \(50, 40\)"):
+        share(UNITS, UNITS[:50])
+    with pytest.raises(UsageError, match="one density a latent"):
+        share(UNITS, UNITS, densities=[torch.ones(60)])
+    with pytest.raises(CoderError, match="coder 1 has no latent"):
+        share(UNITS, UNITS, densities=[torch.ones(60), torch.zeros(60)])
