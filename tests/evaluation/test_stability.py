@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from tests.evaluation.known import coder_with, random_units
 
 from saescope.errors import CoderError, UsageError
-from saescope.evaluation import stability
+from saescope.evaluation import Setting, Subject, stability
+from saescope.evaluation.stability import measure
 
 UNITS = random_units(60, 40, 0)
 
@@ -93,3 +94,24 @@ def test_refusals_are_one_line() -> None:
         share(UNITS, UNITS, densities=[torch.ones(60)])
     with pytest.raises(CoderError, match="coder 1 has no latent"):
         share(UNITS, UNITS, densities=[torch.ones(60), torch.zeros(60)])
+
+
+def test_as_a_part_coders_are_compared_with_those_of_other_seeds_only() -> None:
+    def subject(W: torch.Tensor, **options: object) -> Subject:
+        coder = coder_with(W)
+        coder.metadata.options = options
+        return Subject(coder)
+
+    first, again, other = subject(UNITS, k=4), subject(UNITS[torch.randperm(60)], k=4), subject(UNITS, k=8)
+    setting = Setting(None, [], None, resamples=20)  # type: ignore[arg-type]
+    one, two, alone = measure([first, again, other], setting)
+    assert one == two
+    assert one["share"].found.value == 1.0
+    assert one["share"].controls["random"].value < 0.2
+    assert "from another seed" in alone.absent
+    # Half of the latents are dead in both: what is dead agrees by having stayed where it began, and does not count.
+    halves = torch.cat([UNITS[:30], random_units(30, 40, 5)])
+    density = torch.cat([torch.zeros(30), torch.ones(30)])
+    dead = Setting(None, [], None, resamples=20, densities=(density, density))  # type: ignore[arg-type]
+    assert measure([subject(UNITS), subject(halves)], dead)[0]["share"].found.value < 0.1
+    assert measure([subject(UNITS), subject(halves)], setting)[0]["share"].found.value >= 0.5

@@ -102,6 +102,7 @@ def evaluate(
                 tasks=tasks,
                 examples=examples,
                 seed=seed,
+                densities=tuple(one.density for one in found),
                 progress=progress,
             )
             parts = evaluation.measure_parts(kinds, subjects, setting)

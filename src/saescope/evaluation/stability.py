@@ -16,6 +16,7 @@ Both are averages over all pairs of coders. Controls, measured the same way:
 from __future__ import annotations
 
 import itertools
+import json
 from collections.abc import Sequence
 from typing import Any
 
@@ -27,9 +28,13 @@ from saescope.coders import SparseCoder
 from saescope.errors import CoderError, UsageError
 from saescope.evaluation.bootstrap import RESAMPLES
 from saescope.evaluation.matching import Pairing, pairing, unit
+from saescope.evaluation.part import Estimate, Part, Score
 from saescope.evaluation.resampling import mean_interval
 from saescope.evaluation.seeding import STABILITY, seeded
+from saescope.evaluation.setting import Setting
+from saescope.evaluation.subject import Subject
 
+NAME, TITLE = "stability", "Stability over seeds"
 FOUND_AGAIN = 0.7
 
 
@@ -85,6 +90,72 @@ def stability(
         "d_sae": coders[0].d_sae,
         "live_latents": [int(kept.sum()) for kept in live],
     }
+
+
+def measure(subjects: Sequence[Subject], setting: Setting) -> list[Part]:
+    """The suite's part: every coder with those beside it that differ in their seed only. `setting.densities`, where given,
+    says which latents are dead."""
+    densities = dict(zip((id(subject) for subject in subjects), setting.densities, strict=False))
+    families: dict[str, list[Subject]] = {}
+    for subject in subjects:
+        families.setdefault(_family(subject.coder), []).append(subject)
+    found: dict[str, Part] = {}
+    for number, (key, members) in enumerate(families.items()):
+        setting.progress("stability", number, len(families))
+        if len(members) < 2:
+            reason = (
+                "it needs another coder of the same architecture, options, shape and place, trained from another seed"
+            )
+            found[key] = Part(NAME, TITLE, absent=reason)
+            continue
+        known = [densities[id(member)] for member in members] if densities else None
+        record = stability([member.coder for member in members], known, resamples=setting.resamples, seed=setting.seed)
+        found[key] = part_of(record)
+    setting.progress("stability", len(families), len(families))
+    return [found[_family(subject.coder)] for subject in subjects]
+
+
+def part_of(record: dict[str, Any]) -> Part:
+    """A record of `stability` as a part of the suite."""
+
+    def score(key: str, label: str, meaning: str, misleads: str) -> Score:
+        interval = record["intervals"][key]
+        controls = {name: Estimate(values[key]) for name, values in record["controls"].items()}
+        found = Estimate(record[key], None if interval is None else (interval[0], interval[1]))
+        return Score(key, label, found, controls, meaning, misleads, "higher")
+
+    return Part(
+        NAME,
+        TITLE,
+        f"{record['coders']} coders of {record['d_sae']:,} latents, trained alike from different seeds, compared in pairs.",
+        (
+            score(
+                "share",
+                "Found again",
+                f"Share of living latents whose partner in the other coder has cosine {record['threshold']} or more.",
+                "Stable is not true: seeds can agree on the same mixture of features.",
+            ),
+            score(
+                "mean_cosine",
+                "Mean cosine of partners",
+                "Mean decoder cosine of latents paired one to one.",
+                "Chance is high where there are more latents than dimensions.",
+            ),
+        ),
+        {
+            "random": "Each coder paired with random unit directions.",
+            "shuffled": "The coders' own pairs, partners shuffled.",
+        },
+        record,
+    )
+
+
+def _family(coder: SparseCoder) -> str:
+    """What coders that differ in their seed only have in common."""
+    places = [[part.model_dump() for part in parts] for parts in (coder.reads, coder.writes)]
+    options = {key: value for key, value in coder.metadata.options.items() if key != "seed"}
+    trained = [coder.metadata.trained_as or coder.architecture.name, options, coder.kind, coder.d_sae]
+    return json.dumps([*trained, places, coder.metadata.training.get("tokens")], sort_keys=True, default=str)
 
 
 def partners(a: SparseCoder, b: SparseCoder) -> Pairing:

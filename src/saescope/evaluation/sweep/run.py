@@ -2,7 +2,8 @@
 
 SWEEP/sweep.json         what all cells share, and the activations
 SWEEP/runs/N/            a training run of as many cells as fit the memory (see `training.run`)
-SWEEP/cells/NAME.json    a cell's evaluation
+SWEEP/cells/NAME.json    a cell's evaluation; NAME.safetensors: its latents' densities
+SWEEP/stability/*.json   of cells that differ in their seed only
 """
 
 from __future__ import annotations
@@ -13,16 +14,22 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from jaxtyping import Float
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
 from saescope.activations import ActivationSource
+from saescope.coders import load
 from saescope.errors import OccupiedError, SaescopeError
 from saescope.evaluation.run import evaluate
 from saescope.evaluation.setting import Progress, Setting
+from saescope.evaluation.stability import part_of, stability
 from saescope.evaluation.subject import Subject
 from saescope.evaluation.suite import chosen_parts, measure_parts
-from saescope.evaluation.sweep.grid import Cell, SweepConfig
+from saescope.evaluation.sweep.grid import FROZEN_DECODER, Cell, SweepConfig
 from saescope.training import TrainConfig, Watcher, train
 
-SWEEP, RUNS, CELLS = "sweep.json", "runs", "cells"
+SWEEP, RUNS, CELLS, STABILITY = "sweep.json", "runs", "cells", "stability"
 # Coders measured together share the runs of the original model; each takes memory for its controls.
 _TOGETHER = 8
 
@@ -72,7 +79,11 @@ def sweep(
         _train(config.training(group), sources, out / RUNS / str(_next(out)), device, watcher)
         _measure_missing(config, cells, setting, out, told)
     _measure_missing(config, cells, setting, out, told)
-    return [json.loads((out / CELLS / f"{cell.name}.json").read_text()) for cell in cells]
+    records = {cell: json.loads((out / CELLS / f"{cell.name}.json").read_text()) for cell in cells}
+    for same, part in _stability(cells, setting, out).items():
+        for cell in same:
+            records[cell]["parts"]["stability"] = part
+    return list(records.values())
 
 
 def _claim(out: Path, config: SweepConfig, provenance: dict[str, Any]) -> None:
@@ -160,9 +171,42 @@ def _measure_missing(
         others = measure_parts(kinds, subjects, setting)
         for cell, one, parts in zip(part, found, others, strict=True):
             record = one.with_parts(parts).to_dict() | {"cell": vars(cell) | {"name": cell.name}}
+            _save_density(out / CELLS / f"{cell.name}.safetensors", one.density)
             _write(out / CELLS / f"{cell.name}.json", record)
             if told is not None:
                 told(record)
+
+
+def _stability(cells: Sequence[Cell], setting: Setting, out: Path) -> dict[tuple[Cell, ...], dict[str, Any]]:
+    """For cells that differ in their seed only, the record of how far they agree; measured anew when seeds were added."""
+    groups: dict[tuple[str, float, int], list[Cell]] = {}
+    for cell in cells:
+        # With a decoder that stays as the seed drew it, agreement means nothing.
+        if cell.arch != FROZEN_DECODER:
+            groups.setdefault((cell.arch, cell.l0, cell.d_sae), []).append(cell)
+    several = {key: tuple(group) for key, group in groups.items() if len(group) > 1}
+    trained = _trained(out)
+    found = {}
+    for number, ((arch, l0, d_sae), group) in enumerate(several.items()):
+        setting.progress("stability", number, len(several))
+        path = out / STABILITY / f"{arch}-l0_{l0:g}-d{d_sae}.json"
+        seeds = [cell.seed for cell in group]
+        kept = json.loads(path.read_text()) if path.exists() else {}
+        if kept.get("seeds") != seeds:
+            coders = [load(trained[cell.name]) for cell in group]
+            densities = [load_file(out / CELLS / f"{cell.name}.safetensors")["density"] for cell in group]
+            record = stability(coders, densities, resamples=setting.resamples, seed=setting.seed)
+            kept = {"seeds": seeds, "part": part_of(record).to_dict()}
+            path.parent.mkdir(exist_ok=True)
+            _write(path, kept)
+        found[group] = kept["part"]
+    return found
+
+
+def _save_density(path: Path, density: Float[Tensor, "d_sae"]) -> None:
+    temporary = path.with_name(f".{path.name}.writing")
+    save_file({"density": density.float().contiguous()}, temporary)
+    temporary.replace(path)
 
 
 def _of(progress: Progress, start: int, total: int) -> Progress:
