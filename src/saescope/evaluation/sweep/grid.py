@@ -34,7 +34,7 @@ class Cell:
 class SweepConfig(BaseModel):
     """A grid and what all its cells share.
 
-    The lists may grow from one command to the next: what is finished stays. The rest must stay as it was.
+    The lists and the parts may grow from one command to the next: what is finished stays. The rest must stay as it was.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -112,5 +112,5 @@ class SweepConfig(BaseModel):
 
     def shared(self) -> dict[str, Any]:
         """What may not change while a sweep grows."""
-        grid = {"archs", "l0s", "d_saes", "seeds", "frozen_decoder"}
+        grid = {"archs", "l0s", "d_saes", "seeds", "frozen_decoder", "parts"}
         return self.model_dump(mode="json", exclude=grid)

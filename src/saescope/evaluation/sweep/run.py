@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -55,7 +55,8 @@ def sweep(
     watcher: Callable[[], Watcher] | None = None,
     told: Callable[[dict[str, Any]], None] | None = None,
 ) -> list[dict[str, Any]]:
-    """Train and measure every cell that is not yet in `out`; returns the records of all cells, in the grid's order.
+    """Train and measure every cell that is not yet in `out`, and the parts that its cells lack; returns the records of all
+    cells, in the grid's order.
 
     `setting`: model, text and shared activations of the measurement. `memory`: bytes for weights, gradients and moments of
     coders trained together. `watcher`: makes a watcher for each training run. `told`: each record as it comes.
@@ -79,7 +80,7 @@ def sweep(
         _train(config.training(group), sources, out / RUNS / str(_next(out)), device, watcher)
         _measure_missing(config, cells, setting, out, told)
     _measure_missing(config, cells, setting, out, told)
-    records = {cell: json.loads((out / CELLS / f"{cell.name}.json").read_text()) for cell in cells}
+    records = {cell: json.loads(_record_path(out, cell).read_text()) for cell in cells}
     for same, part in _stability(cells, setting, out).items():
         for cell in same:
             records[cell]["parts"]["stability"] = part
@@ -153,13 +154,11 @@ def _measure_missing(
     told: Callable[[dict[str, Any]], None] | None,
 ) -> None:
     trained = _trained(out)
-    waiting = [cell for cell in cells if cell.name in trained and not (out / CELLS / f"{cell.name}.json").exists()]
-    kinds = chosen_parts(config.parts)
+    waiting = [cell for cell in cells if cell.name in trained and not _record_path(out, cell).exists()]
     for start in range(0, len(waiting), _TOGETHER):
         part = waiting[start : start + _TOGETHER]
-        subjects = [Subject.of(trained[cell.name]) for cell in part]
         found = evaluate(
-            subjects,
+            [Subject.of(trained[cell.name]) for cell in part],
             setting.lm,
             setting.corpus,
             max_tokens=config.tokens,
@@ -168,13 +167,36 @@ def _measure_missing(
             seed=setting.seed,
             progress=_of(setting.progress, start, len(waiting)),
         )
-        others = measure_parts(kinds, subjects, setting)
-        for cell, one, parts in zip(part, found, others, strict=True):
-            record = one.with_parts(parts).to_dict() | {"cell": vars(cell) | {"name": cell.name}}
+        for cell, one in zip(part, found, strict=True):
+            record = one.to_dict() | {"cell": vars(cell) | {"name": cell.name}}
             _save_density(out / CELLS / f"{cell.name}.safetensors", one.density)
-            _write(out / CELLS / f"{cell.name}.json", record)
+            _write(_record_path(out, cell), record)
             if told is not None:
                 told(record)
+    _measure_missing_parts(config, [cell for cell in cells if cell.name in trained], trained, setting, out)
+
+
+def _measure_missing_parts(
+    config: SweepConfig, cells: Sequence[Cell], trained: dict[str, Path], setting: Setting, out: Path
+) -> None:
+    """Parts of the suite that a cell's record lacks, because they were asked for later."""
+    # Stability is of several cells together; see `_stability`.
+    for kind in (kind for kind in chosen_parts(config.parts) if kind.name != STABILITY):
+        records = {cell: json.loads(_record_path(out, cell).read_text()) for cell in cells}
+        waiting = [cell for cell, record in records.items() if kind.name not in record["parts"]]
+        for start in range(0, len(waiting), _TOGETHER):
+            group = waiting[start : start + _TOGETHER]
+            told = _of(setting.progress, start, len(waiting))
+            found = measure_parts(
+                [kind], [Subject.of(trained[cell.name]) for cell in group], replace(setting, progress=told)
+            )
+            for cell, (part,) in zip(group, found, strict=True):
+                records[cell]["parts"][kind.name] = part.to_dict()
+                _write(_record_path(out, cell), records[cell])
+
+
+def _record_path(out: Path, cell: Cell) -> Path:
+    return out / CELLS / f"{cell.name}.json"
 
 
 def _stability(cells: Sequence[Cell], setting: Setting, out: Path) -> dict[tuple[Cell, ...], dict[str, Any]]:
