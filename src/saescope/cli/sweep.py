@@ -60,7 +60,9 @@ def sweep(
         int, typer.Option(min=10, help="The most examples a probing task, a letter or a class takes.")
     ] = 1000,
     cache: Annotated[Path | None, typer.Option(help="Keep activations here.", show_default="OUT/activations")] = None,
-    corpus: Annotated[str | None, typer.Option(help="Text to measure on.", show_default="the store's")] = None,
+    corpus: Annotated[
+        str, typer.Option(help="Demo name, file, folder, or hf:NAME. Documents that trained a coder are left out.")
+    ] = "demo",
     tokens: Annotated[int, typer.Option(min=0, help="Tokens to measure on; 0 = all.")] = 65_536,
     ce_tokens: Annotated[int, typer.Option(min=0, help="Of these, tokens for CE and KL; 0 = all.")] = 8_192,
     memory: Annotated[
@@ -86,7 +88,6 @@ def sweep(
     if tasks is not None and not tasks.is_dir():
         raise UsageError(f"--tasks {tasks} is not a folder; give one that holds labelled sets")
     opened = Store.open(store)
-    made_of = opened.provenance()
     reading = _one_group("--reads", reads or ",".join(opened.point_names.names), opened.point_names)
     writing = _one_group("--writes", writes, opened.point_names) if writes else ()
     rows = sum(opened.shard_rows("train"))
@@ -109,8 +110,8 @@ def sweep(
         ce_tokens=ce_tokens or None,
         examples=examples,
     )
-    lm = LanguageModel.load(model or str(made_of["model"]["spec"]), device=device)
-    text = Corpus.open(corpus or str(made_of["corpus"]["spec"]))
+    lm = LanguageModel.load(model or str(opened.provenance()["model"]["spec"]), device=device)
+    text = Corpus.open(corpus)
 
     def source(training: TrainConfig) -> StoreStream:
         return StoreStream(
