@@ -101,5 +101,6 @@ def test_bad_input_is_one_line(lm: LanguageModel, tmp_path: Path) -> None:
     with pytest.raises(SaescopeError, match="damaged"):
         cache.of(TEXTS, POINTS[:1])
     (tmp_path / "file").write_text("")
+    impossible = ActivationCache(lm, tmp_path / "file" / "below")
     with pytest.raises(SaescopeError, match="cannot keep"):
-        ActivationCache(lm, tmp_path / "file" / "below")
+        impossible.of(TEXTS, POINTS)

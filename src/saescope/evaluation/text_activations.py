@@ -70,10 +70,6 @@ class ActivationCache:
             self._gone = weakref.finalize(self, shutil.rmtree, self.folder, ignore_errors=True)
         else:
             self.folder = folder
-            try:
-                folder.mkdir(parents=True, exist_ok=True)
-            except OSError as error:
-                raise SaescopeError(f"cannot keep activations in {folder}: {error.strerror or error}") from None
 
     def of(self, texts: Sequence[Sequence[int]], points: Sequence[str], told: Told | None = None) -> TextActivations:
         """Activations at `points` of texts given as token ids (each run by itself, so with its own BOS where the model wants
