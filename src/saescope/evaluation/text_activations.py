@@ -12,6 +12,7 @@ import shutil
 import tempfile
 import weakref
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -135,8 +136,9 @@ class ActivationCache:
         except OSError as error:
             raise SaescopeError(f"cannot keep activations in {folder}: {error.strerror or error}") from None
         finally:
-            for path in writing.values():
-                path.unlink(missing_ok=True)
+            with suppress(OSError):
+                for path in writing.values():
+                    path.unlink(missing_ok=True)
 
     def _batches(self, pointers: Int[Tensor, "texts_plus_one"]) -> list[list[int]]:
         """Texts of about equal length together, so that little padding is run."""
