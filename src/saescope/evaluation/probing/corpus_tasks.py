@@ -57,7 +57,8 @@ NEXT_KINDS: dict[str, Callable[[Seen], bool]] = {
     "end of sentence": lambda seen: seen.after.startswith((".", "!", "?")),
     "the": lambda seen: seen.after == " the",
     "capitalised": lambda seen: _capitalised(seen.after),
-    "digit": lambda seen: _all(seen.after.strip()[:1], "N"),
+    "of": lambda seen: seen.after == " of",
+    "bracket": lambda seen: seen.after.lstrip(" ").startswith("("),
     "same word": lambda seen: _all(seen.after[:1], "L"),
 }
 

@@ -24,7 +24,7 @@ from saescope.evaluation.probing.labelled_tasks import labelled_tasks, labelled_
 from saescope.evaluation.probing.outcome import CODER, DENSE, Outcome, Result, Results, difference
 from saescope.evaluation.probing.passages import passages_of
 from saescope.evaluation.probing.probe import C_GRID, Selection, dense_probe, sparse_probes
-from saescope.evaluation.probing.quality import QUALITIES, qualities, resampled_groups
+from saescope.evaluation.probing.quality import QUALITIES, Resamples, qualities, resampled_groups
 from saescope.evaluation.probing.scores import CONTROLS, scores_of
 from saescope.evaluation.probing.task import FOLDS, Candidates, Task, generator, split
 from saescope.evaluation.setting import Setting
@@ -244,9 +244,8 @@ def _of(task: Task, one: TaskSet, by_level: dict[str, Any]) -> Any:
 
 def _sparse(found: Any, task: Task, setting: Setting, options: ProbingOptions) -> dict[int, Result]:
     probes = sparse_probes(found, task, options.ks, selection=options.selection)
-    weights = _resampled(task, setting)
-    label = task.label[task.test]
-    return {k: Result(probe, qualities(probe.score, label, weights)) for k, probe in probes.items()}
+    drawn, label = _resampled(task, setting), task.label[task.test]
+    return {k: Result(probe, qualities(probe.score, label, drawn)) for k, probe in probes.items()}
 
 
 def _on_dimensions(found: Any, task: Task, setting: Setting, options: ProbingOptions) -> Results:
@@ -255,7 +254,7 @@ def _on_dimensions(found: Any, task: Task, setting: Setting, options: ProbingOpt
     return {"dimensions": _sparse(found, task, setting, options), DENSE: {0: dense}}
 
 
-def _resampled(task: Task, setting: Setting) -> Float[np.ndarray, "resamples n"] | None:
+def _resampled(task: Task, setting: Setting) -> Resamples | None:
     """The same for every probe of a task, so that they can be compared resample by resample."""
     rng = generator(setting.seed, f"{task.source}/{task.name}/intervals")
     return resampled_groups(task.group[task.test], setting.resamples, rng)

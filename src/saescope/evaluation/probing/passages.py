@@ -14,7 +14,7 @@ from saescope.lm import LanguageModel
 from saescope.text import Corpus, Document, SequenceOptions, Sequencer, TokenText
 
 # Tokens read in search of documents; a long corpus is not read to its end.
-_READ = 2**19
+_READ = 2**20
 # An article that is told from others gives up to this many passages, any other document a few, evenly spaced.
 _OF_ARTICLE = 96
 _OF_OTHERS = 6

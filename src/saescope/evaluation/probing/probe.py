@@ -16,9 +16,8 @@ from typing import Any, Literal
 import numpy as np
 import scipy.sparse
 from jaxtyping import Bool, Float, Int
-from sklearn.linear_model import LogisticRegression
-from sklearn.metrics import log_loss
 
+from saescope.evaluation.probing.logistic import fit_logistic
 from saescope.evaluation.probing.task import FOLDS, Task
 
 Features = Any
@@ -26,7 +25,6 @@ Features = Any
 Selection = Literal["difference", "standardised"]
 # Inverse penalties, strongest penalty first: of equals the first is taken.
 C_GRID = (1e-3, 1e-2, 1e-1, 1.0)
-_MAX_ITERATIONS = 300
 
 
 @dataclass(frozen=True)
@@ -51,7 +49,7 @@ def sparse_probes(
     found = {}
     for k in ks:
         C = _best_C([part[:, :k] for part in dense[1:]], task)
-        score = _fit_and_score(dense[0][:, :k], task.label, train, task.test, C)
+        score = _fit_and_score(dense[0][:, :k], task.label, train, task.test, [C])[0]
         found[k] = Probe(columns[0][:k].tolist(), C, score)
     return found
 
@@ -59,7 +57,7 @@ def sparse_probes(
 def dense_probe(features: Float[np.ndarray, "n d"], task: Task) -> Probe:
     """The probe on all features."""
     C = _best_C([features] * FOLDS, task)
-    return Probe([], C, _fit_and_score(features, task.label, ~task.test, task.test, C))
+    return Probe([], C, _fit_and_score(features, task.label, ~task.test, task.test, [C])[0])
 
 
 def _told_apart(
@@ -91,10 +89,8 @@ def _best_C(features: Sequence[Float[np.ndarray, "n d"]], task: Task) -> float:
     loss = np.zeros(len(C_GRID))
     for number in range(FOLDS):
         outside, inside = ~task.test & (task.fold != number), task.fold == number
-        for place, C in enumerate(C_GRID):
-            score = _fit_and_score(features[number], task.label, outside, inside, C)
-            chance = 1 / (1 + np.exp(-np.clip(score, -500, 500)))
-            loss[place] += log_loss(task.label[inside], chance, labels=[False, True])
+        scores = _fit_and_score(features[number], task.label, outside, inside, C_GRID)
+        loss += np.logaddexp(0, np.where(task.label[inside], -scores, scores)).mean(1)
     return C_GRID[int(np.argmin(loss.round(6)))]
 
 
@@ -103,13 +99,12 @@ def _fit_and_score(
     label: Bool[np.ndarray, "n"],
     train: Bool[np.ndarray, "n"],
     test: Bool[np.ndarray, "n"],
-    C: float,
-) -> Float[np.ndarray, "n_test"]:
+    Cs: Sequence[float],
+) -> Float[np.ndarray, "Cs n_test"]:
     """Log odds of the test examples by a regression on the training ones. Both labels weigh the same."""
     fitted = features[train]
     mean, deviation = fitted.mean(0), fitted.std(0)
     deviation[deviation == 0] = 1
-    regression = LogisticRegression(C=C, class_weight="balanced", max_iter=_MAX_ITERATIONS)
-    regression.fit((fitted - mean) / deviation, label[train])
-    score: np.ndarray = regression.decision_function((features[test] - mean) / deviation)
-    return score
+    weights, biases = fit_logistic((fitted - mean) / deviation, label[train], Cs)
+    scores: np.ndarray = weights @ ((features[test] - mean) / deviation).T + biases[:, None]
+    return scores

@@ -9,6 +9,8 @@ A constant probe has accuracy and AUC .5. On as many examples of either label th
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
@@ -18,28 +20,32 @@ from saescope.evaluation.part import Estimate
 QUALITIES = ("accuracy", "f1", "auc")
 
 
-def resampled_groups(
-    group: Int[np.ndarray, "n"], resamples: int, rng: np.random.Generator
-) -> Float[np.ndarray, "resamples n"] | None:
-    """How often each example comes when groups are drawn with replacement; None for fewer than two groups."""
+@dataclass(frozen=True)
+class Resamples:
+    """Groups drawn with replacement. group [n]: of each example, numbered from 0. counts [resamples, groups]: how often."""
+
+    group: Int[np.ndarray, "n"]
+    counts: Float[np.ndarray, "resamples groups"]
+
+
+def resampled_groups(group: Int[np.ndarray, "n"], resamples: int, rng: np.random.Generator) -> Resamples | None:
+    """None for fewer than two groups: one says nothing of how others would differ."""
     number = np.unique(group, return_inverse=True)[1]
     n_groups = int(number.max()) + 1
     if n_groups < 2:
         return None
-    drawn = rng.integers(n_groups, size=(resamples, n_groups))
-    counts = np.zeros((resamples, n_groups))
-    np.add.at(counts, (np.arange(resamples)[:, None], drawn), 1.0)
-    return counts[:, number]
+    counts = rng.multinomial(n_groups, np.full(n_groups, 1 / n_groups), size=resamples)
+    return Resamples(number, counts.astype(np.float64))
 
 
 def qualities(
-    score: Float[np.ndarray, "n"], label: Bool[np.ndarray, "n"], weights: Float[np.ndarray, "resamples n"] | None
+    score: Float[np.ndarray, "n"], label: Bool[np.ndarray, "n"], drawn: Resamples | None
 ) -> dict[str, Estimate]:
-    """`accuracy`, `f1` and `auc`; intervals are 95 % percentiles over `weights`, resamples without a label left out."""
-    found = _measured(score, label, np.ones((1, len(score))))
-    drawn = None if weights is None else _measured(score, label, weights)
+    """`accuracy`, `f1` and `auc`; intervals are 95 % percentiles over the resamples, those without a label left out."""
+    found = _measured(score, label, Resamples(np.zeros(len(label), dtype=int), np.ones((1, 1))))
+    over = None if drawn is None else _measured(score, label, drawn)
     return {
-        name: Estimate(float(found[name][0]), None if drawn is None else percentiles(drawn[name])) for name in QUALITIES
+        name: Estimate(float(found[name][0]), None if over is None else percentiles(over[name])) for name in QUALITIES
     }
 
 
@@ -62,16 +68,23 @@ def percentiles(values: Float[np.ndarray, "resamples"]) -> Interval | None:
 
 
 def _measured(
-    score: Float[np.ndarray, "n"], label: Bool[np.ndarray, "n"], weights: Float[np.ndarray, "resamples n"]
+    score: Float[np.ndarray, "n"], label: Bool[np.ndarray, "n"], drawn: Resamples
 ) -> dict[str, Float[np.ndarray, "resamples"]]:
-    positive, negative = weights * label, weights * ~label
-    n_positive, n_negative = positive.sum(1), negative.sum(1)
+    """AUC needs every pair of examples once: summed over pairs of groups, a resample is a quadratic form in its counts."""
+    n_groups = drawn.counts.shape[1]
+    positive, negative = drawn.group[label], drawn.group[~label]
+
+    def times(groups: Int[np.ndarray, "some"]) -> Float[np.ndarray, "resamples"]:
+        found: np.ndarray = drawn.counts @ np.bincount(groups, minlength=n_groups)
+        return found
+
+    difference = score[label][:, None] - score[~label]
+    won = np.zeros((n_groups, len(negative)))
+    np.add.at(won, positive, (difference > 0) + 0.5 * (difference == 0))
+    pairs = np.zeros((n_groups, n_groups))
+    np.add.at(pairs.T, negative, won.T)
     with np.errstate(invalid="ignore", divide="ignore"):
-        tpr = positive[:, score > 0].sum(1) / n_positive
-        fpr = negative[:, score > 0].sum(1) / n_negative
-        order = np.argsort(score, kind="stable")
-        starts = np.flatnonzero(np.r_[True, np.diff(score[order]) > 0])
-        above = np.add.reduceat(positive[:, order], starts, axis=1)
-        below = np.add.reduceat(negative[:, order], starts, axis=1)
-        auc = (above * (below.cumsum(1) - below / 2)).sum(1) / (n_positive * n_negative)
+        tpr = times(positive[score[label] > 0]) / times(positive)
+        fpr = times(negative[score[~label] > 0]) / times(negative)
+        auc = ((drawn.counts @ pairs) * drawn.counts).sum(1) / (times(positive) * times(negative))
         return {"accuracy": (tpr + 1 - fpr) / 2, "f1": 2 * tpr / (tpr + fpr + 1), "auc": auc}

@@ -105,14 +105,14 @@ def sampled(
 ) -> Int[np.ndarray, "kept"]:
     """At most `each` examples of every kind, from groups in random order; ascending.
 
-    Groups come in the same order for all kinds, so that pairs stay pairs, and give at most twice an even share before any
-    gives more, so that one long document does not fill the task.
+    Groups come in the same order for all kinds, so that pairs stay pairs, and give an even share at most before any gives
+    more, so that one long document does not fill the task.
     """
     number = np.unique(group, return_inverse=True)[1]
     n_groups = int(number.max()) + 1 if len(number) else 0
     rank = rng.permutation(n_groups)[number]
     order = rng.permutation(len(kind))
-    share = max(1, 2 * -(-each // max(1, n_groups)))
+    share = max(1, -(-each // max(1, n_groups)))
     chosen = [np.zeros(0, dtype=int)]
     for value in np.unique(kind):
         own = order[kind[order] == value]
