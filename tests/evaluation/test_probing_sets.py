@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,8 @@ from tests.measured import tiny_lm
 from transformers import PreTrainedTokenizerFast
 
 from saescope.errors import SaescopeError, TextError, UsageError
-from saescope.evaluation.probing import LabelledSet, read_labelled_sets
+from saescope.evaluation.probing import COLUMNS, LabelledSet, read_labelled_sets
+from saescope.evaluation.probing.corpus_tasks import NEXT_KINDS, TOKEN_KINDS
 from saescope.evaluation.probing.labelled_tasks import labelled_tasks, labelled_texts
 from saescope.text import SequenceOptions
 
@@ -92,7 +94,7 @@ def test_files_without_labels_in_one_folder_are_its_classes(tmp_path: Path) -> N
     assert by_text == {
         "hack": ("harmful", False),
         "burn": ("harmful", True),
-        "bake": ("harmless", False),
+        "bake": ("harmless", True),
         "sing": ("harmless", True),
     }
     assert found.skipped == {"repeated": 1, "of two labels": 2}
@@ -200,3 +202,12 @@ def test_long_texts_are_cut_and_counted(tmp_path: Path, byte_tokenizer: PreTrain
     drawn = labelled_texts(only(tmp_path), lm, SequenceOptions(), most=100, seed=0)
     assert max(len(text) for text in drawn.texts) == 128
     assert drawn.facts["cut_to_tokens"] == {"tokens": 128, "texts": 1}
+
+
+def test_the_page_has_every_column_and_every_kind_of_task() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "probing.md").read_text("utf-8")
+    for name in [name for names in COLUMNS.values() for name in names]:
+        assert f"`{name}`" in page
+    for kind, names in (("token", TOKEN_KINDS), ("next", NEXT_KINDS)):
+        (row,) = (line for line in page.splitlines() if line.startswith(f"| `{kind}: "))
+        assert re.findall(r"`(?:\w+: )?([^`]+)`", row) == list(names)

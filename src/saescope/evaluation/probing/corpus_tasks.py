@@ -56,8 +56,8 @@ NEXT_KINDS: dict[str, Callable[[Seen], bool]] = {
     "comma": lambda seen: seen.after.startswith(","),
     "end of sentence": lambda seen: seen.after.startswith((".", "!", "?")),
     "the": lambda seen: seen.after == " the",
-    "capitalised": lambda seen: _capitalised(seen.after),
     "of": lambda seen: seen.after == " of",
+    "capitalised": lambda seen: _capitalised(seen.after),
     "bracket": lambda seen: seen.after.lstrip(" ").startswith("("),
     "same word": lambda seen: _all(seen.after[:1], "L"),
 }

@@ -134,18 +134,18 @@ def _joined(name: str, tables: list[_Table]) -> LabelledSet:
 
 
 def _without_repeated(found: LabelledSet) -> LabelledSet:
-    """Each text once. One that comes with two labels says nothing of either and goes; one in both splits stays in training."""
+    """Each text once. One that comes with two labels says nothing of either and goes; one in both splits leaves training."""
     own: dict[str, set[str]] = {}
     for text, label in zip(found.texts, found.labels, strict=True):
         own.setdefault(text, set()).add(label)
     places: dict[str, int] = {}
     for place, text in enumerate(found.texts):
-        if text not in places or (found.test is not None and found.test[places[text]] and not found.test[place]):
+        if text not in places or (found.test is not None and found.test[place] and not found.test[places[text]]):
             places[text] = place
     kept = sorted(place for text, place in places.items() if len(own[text]) == 1)
     test = None if found.test is None else [found.test[place] for place in kept]
-    if test is not None and not any(test):
-        # Every test text was one to train on as well: the split was of something else than texts.
+    if test is not None and (all(test) or not any(test)):
+        # The same texts on both sides: the split was of something else.
         test = None
     contradicted = sum(len(own[text]) > 1 for text in found.texts)
     counts = {"repeated": len(found.texts) - contradicted - len(kept), "of two labels": contradicted}

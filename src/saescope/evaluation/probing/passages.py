@@ -17,11 +17,12 @@ from saescope.text import Corpus, Document, SequenceOptions, Sequencer, TokenTex
 _READ = 2**20
 # An article that is told from others gives up to this many passages, any other document a few, evenly spaced.
 _OF_ARTICLE = 96
+_LEAST_OF_ARTICLE = 32
 _OF_OTHERS = 6
 _OTHERS = 72
 # Passages of one section, which is on one side of a split; the passage after it is left out, so that no passage of one
 # side goes on from one of the other.
-_SECTION = 8
+_SECTION = 4
 
 
 @dataclass(frozen=True)
@@ -66,7 +67,7 @@ def passages_of(
             f"no document of {getattr(corpus, 'spec', 'the corpus')} that trained no coder has {passage_tokens} tokens"
         )
     by_length = sorted(by_document, key=lambda number: -len(by_document[number]))
-    articles = [number for number in by_length[:n_articles] if len(by_document[number]) >= 4 * _SECTION]
+    articles = [number for number in by_length[:n_articles] if len(by_document[number]) >= _LEAST_OF_ARTICLE]
     others = [number for number in by_document if number not in articles]
     if len(others) > _OTHERS:
         others = [others[i * len(others) // _OTHERS] for i in range(_OTHERS)]
@@ -98,7 +99,7 @@ def passages_of(
 
 
 def _of_article(n: int) -> list[int]:
-    """The first passages, without every ninth."""
+    """The first passages, without the one after each section."""
     return [place for place in range(n) if place % (_SECTION + 1) < _SECTION][:_OF_ARTICLE]
 
 

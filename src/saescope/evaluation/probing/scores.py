@@ -22,7 +22,7 @@ _QUALITIES = {
 }
 _CHANCE = {
     "accuracy": "chance is .5",
-    "f1": "chance is .5 or below, 0 for a probe that never says yes",
+    "f1": "guessing gives .5, always saying yes .667, never 0",
     "auc": "chance is .5",
 }
 _MISLEADS = {
@@ -105,7 +105,7 @@ def _score(
     label = f"{latents}, {name}"
     return Score(
         key=f"{prefix}_k{k}_{quality}" + (f".{part}" if part else ""),
-        label=f"{part}: {label}" if part else label.capitalize().replace("auc", "AUC").replace("f1", "F1"),
+        label=f"{part}: {label}" if part else label[0].upper() + label[1:],
         found=average(outcomes, CODER, k, quality, unit=unit),
         controls=controls,
         meaning=f"{says} by {latents} chosen in training, {on}; {_CHANCE[quality]}.",
