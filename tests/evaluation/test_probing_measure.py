@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,8 @@ from saescope.evaluation.probing import ProbingOptions, measure
 from saescope.lm import LanguageModel
 from saescope.text import Document
 
-OPTIONS = ProbingOptions(passage_tokens=16, n_articles=2, most=300)
+BOTH = ProbingOptions(passage_tokens=16, n_articles=2, most=300)
+OPTIONS = replace(BOTH, selections=("difference",))
 CORPUS = [*short_documents(), *long_documents()]
 WORD = " dog"
 
@@ -141,7 +143,7 @@ def test_rescaling_a_latent_and_its_decoder_row_changes_nothing(lm: LanguageMode
 
 
 def test_corpus_tasks_make_the_main_table(lm: LanguageModel) -> None:
-    (part,) = measure([Subject(random_coder())], setting_of(lm, corpus=CORPUS), OPTIONS)
+    (part,) = measure([Subject(random_coder())], setting_of(lm, corpus=CORPUS), BOTH)
     names = [task["name"] for task in part.facts["tasks"]]
     assert len([name for name in names if name.startswith("article: ")]) == 2
     assert [name for name in names if name.startswith("token: ")]
@@ -162,6 +164,11 @@ def test_corpus_tasks_make_the_main_table(lm: LanguageModel) -> None:
     others = part["probe_k5_accuracy"].controls["dimensions"].value
     assert beside == pytest.approx(part["probe_k5_accuracy"].found.value - others, abs=1e-9)  # type: ignore[operator]
     assert len({score.key for score in part.scores}) == len(part.scores)
+    other = part["probe_k5_accuracy.standardised"]
+    values = [task["probes"]["coder, standardised"]["k5"]["accuracy"][0] for task in part.facts["tasks"]]
+    assert other.found.value == pytest.approx(sum(values) / len(values), abs=1e-4)
+    assert other.controls["dense"] == part["probe_k5_accuracy"].controls["dense"]
+    assert other.controls["dimensions"] != part["probe_k5_accuracy"].controls["dimensions"]
     json.dumps(part.to_dict(), allow_nan=False)
     for refused in part.facts["refused"].get("corpus", {}).values():
         assert "need" in refused or "label" in refused or "few" in refused
@@ -174,10 +181,11 @@ def test_what_is_measured_does_not_depend_on_what_is_measured_beside_it(lm: Lang
     def numbers(part: Part) -> Any:
         return part.to_dict()["scores"], part.facts["tasks"]
 
-    together = measure(subjects, setting, OPTIONS)
+    options = replace(OPTIONS, ks=(2,), most=120)
+    together = measure(subjects, setting, options)
     assert len({json.dumps(numbers(part)) for part in together}) == 3
     for subject, part in zip(subjects, together, strict=True):
-        assert numbers(measure([subject], setting, OPTIONS)[0]) == numbers(part)
+        assert numbers(measure([subject], setting, options)[0]) == numbers(part)
 
 
 def test_the_model_runs_each_text_once_for_all(lm: LanguageModel, sets: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -243,6 +251,8 @@ def test_what_cannot_be_probed_is_refused(lm: LanguageModel, tmp_path: Path) -> 
         measure([Subject(identity_coder(12))], setting_of(lm, corpus=CORPUS))
     with pytest.raises(UsageError, match="no folder of labelled sets"):
         measure([Subject(random_coder())], setting_of(lm, tmp_path / "nowhere", CORPUS))
+    with pytest.raises(UsageError, match="difference"):
+        ProbingOptions(selections=("standardised",))
     with pytest.raises(UsageError, match="k must be"):
         ProbingOptions(ks=(0,))
 

@@ -21,7 +21,7 @@ from saescope.evaluation.probing import features
 from saescope.evaluation.probing.corpus_tasks import corpus_tasks
 from saescope.evaluation.probing.labelled_sets import read_labelled_sets
 from saescope.evaluation.probing.labelled_tasks import labelled_tasks, labelled_texts
-from saescope.evaluation.probing.outcome import CODER, DENSE, Outcome, Result, Results, difference
+from saescope.evaluation.probing.outcome import CODER, DENSE, Outcome, Result, Results, difference, named
 from saescope.evaluation.probing.passages import passages_of
 from saescope.evaluation.probing.probe import C_GRID, Selection, dense_probe, sparse_probes
 from saescope.evaluation.probing.quality import QUALITIES, Resamples, qualities, resampled_groups
@@ -38,12 +38,12 @@ _SAMPLE_ROWS = 8192
 
 @dataclass(frozen=True)
 class ProbingOptions:
-    """ks: numbers of latents. selection: by |μ₊ - μ₋|, or by that over the feature's standard deviation. most: examples of
-    a task, and texts of a labelled set. n_articles: documents of the corpus that are told from the others.
-    passage_tokens: of passages from the corpus."""
+    """ks: numbers of latents. selections: by |μ₊ - μ₋| ("difference"), which most scores are of, and by that over the feature's
+    standard deviation ("standardised"). most: examples of a task, and texts of a labelled set. n_articles: documents of the
+    corpus that are told from the others. passage_tokens: of passages from the corpus."""
 
     ks: tuple[int, ...] = (1, 2, 5, 20)
-    selection: Selection = "difference"
+    selections: tuple[Selection, ...] = ("difference", "standardised")
     most: int = 1200
     n_articles: int = 4
     passage_tokens: int = 64
@@ -51,6 +51,8 @@ class ProbingOptions:
     def __post_init__(self) -> None:
         if not self.ks or min(self.ks) < 1:
             raise UsageError(f"k must be 1 or more, got {list(self.ks)}")
+        if "difference" not in self.selections:
+            raise UsageError(f"selections must have 'difference', which the scores are of, got {list(self.selections)}")
 
 
 @dataclass(frozen=True)
@@ -206,8 +208,10 @@ def _outcomes(
         for task in one.tasks:
             if not known:
                 on_dimensions[place][task.name] = _on_dimensions(_of(task, one, dimensions), task, setting, options)
-            results = {what: _sparse(_of(task, one, found), task, setting, options) for what, found in latents.items()}
-            outcomes.append(Outcome(task, results | (known or on_dimensions)[place][task.name]))
+            results = dict((known or on_dimensions)[place][task.name])
+            for what, found in latents.items():
+                results |= _sparse(what, _of(task, one, found), task, setting, options)
+            outcomes.append(Outcome(task, results))
             told(len(outcomes))
     shared.setdefault(key, on_dimensions)
     return outcomes, facts
@@ -242,16 +246,21 @@ def _of(task: Task, one: TaskSet, by_level: dict[str, Any]) -> Any:
     return by_level[task.level][np.searchsorted(one.examples(task.level), task.example)]
 
 
-def _sparse(found: Any, task: Task, setting: Setting, options: ProbingOptions) -> dict[int, Result]:
-    probes = sparse_probes(found, task, options.ks, selection=options.selection)
+def _sparse(what: str, found: Any, task: Task, setting: Setting, options: ProbingOptions) -> Results:
+    """`what` by every rule of selection."""
     drawn, label = _resampled(task, setting), task.label[task.test]
-    return {k: Result(probe, qualities(probe.score, label, drawn)) for k, probe in probes.items()}
+    results = {}
+    for selection in options.selections:
+        probes = sparse_probes(found, task, options.ks, selection=selection)
+        by_k = {k: Result(probe, qualities(probe.score, label, drawn)) for k, probe in probes.items()}
+        results[named(what, selection)] = by_k
+    return results
 
 
 def _on_dimensions(found: Any, task: Task, setting: Setting, options: ProbingOptions) -> Results:
     probe = dense_probe(found.astype(np.float64), task)
     dense = Result(probe, qualities(probe.score, task.label[task.test], _resampled(task, setting)))
-    return {"dimensions": _sparse(found, task, setting, options), DENSE: {0: dense}}
+    return _sparse("dimensions", found, task, setting, options) | {DENSE: {0: dense}}
 
 
 def _resampled(task: Task, setting: Setting) -> Resamples | None:
@@ -276,7 +285,7 @@ def _part(
         controls["frozen_random"] = f"Not here: {absent}."
     details: dict[str, Any] = {
         "ks": list(options.ks),
-        "selection": options.selection,
+        "selections": list(options.selections),
         "C_grid": list(C_GRID),
         "folds": FOLDS,
         "intervals": {"unit": "test group; for means, task or labelled set", "level": 0.95, **again},

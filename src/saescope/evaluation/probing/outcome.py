@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from saescope.evaluation.part import Estimate
-from saescope.evaluation.probing.probe import Probe
+from saescope.evaluation.probing.probe import Probe, Selection
 from saescope.evaluation.probing.quality import mean_over
 from saescope.evaluation.probing.task import Task
 
@@ -34,8 +34,13 @@ class Result:
         return found
 
 
-# Of what was probed ("coder", "dimensions", "frozen_random", "dense"), k -> result; a dense probe has k = 0.
+# By what was probed ("coder", "dimensions", "frozen_random", "dense"; see `named`), k -> result; a dense probe has k = 0.
 Results = dict[str, dict[int, Result]]
+
+
+def named(what: str, selection: Selection) -> str:
+    """Under which name results stand: `coder`, or `coder, standardised` with features chosen by the other rule."""
+    return what if selection == "difference" or what == DENSE else f"{what}, {selection}"
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,8 @@ from collections.abc import Callable, Sequence
 from functools import partial
 
 from saescope.evaluation.part import Estimate, Score
-from saescope.evaluation.probing.outcome import CODER, Outcome, mean
+from saescope.evaluation.probing.outcome import CODER, Outcome, mean, named
+from saescope.evaluation.probing.probe import Selection
 
 CONTROLS = {
     "dimensions": "The same with single dimensions of the activations that the coder reads, in place of its latents.",
@@ -45,11 +46,29 @@ def scores_of(outcomes: Sequence[Outcome], ks: Sequence[int], *, resamples: int,
     corpus = [outcome for outcome in outcomes if outcome.task.source == "corpus"]
     labelled = [outcome for outcome in outcomes if outcome.task.source != "corpus"]
     found: list[Score] = []
+    by_deviation = any(named(CODER, "standardised") in outcome.results for outcome in corpus)
     if corpus:
         on = f"mean over {_counted(len(corpus), 'task')} from the text"
         found += [_score("probe", k, "accuracy", corpus, "task", average, on) for k in ks]
         for quality in ("auc", "f1"):
             found += [_score("probe", k, quality, corpus, "task", average, on) for k in ks if k in FINER]
+        if by_deviation:
+            found += [
+                _score(
+                    "probe",
+                    k,
+                    "accuracy",
+                    corpus,
+                    "task",
+                    average,
+                    f"{on}, chosen by |μ₊ − μ₋| over their standard deviation",
+                    part="standardised",
+                    group="Latents chosen by standardised distance",
+                    selection="standardised",
+                )
+                for k in ks
+                if k in FINER
+            ]
         kinds = list(dict.fromkeys(kind_of(outcome) for outcome in corpus))
         for kind in kinds:
             own = [outcome for outcome in corpus if kind_of(outcome) == kind]
@@ -94,11 +113,12 @@ def _score(
     *,
     part: str = "",
     group: str = "",
+    selection: Selection = "difference",
 ) -> Score:
     name, says = _QUALITIES[quality]
     latents = "one latent" if k == 1 else f"{k} latents"
     controls = {
-        control: average(outcomes, control, k, quality, unit=unit)
+        control: average(outcomes, named(control, selection), k, quality, unit=unit)
         for control in CONTROLS
         if any(control in outcome.results for outcome in outcomes)
     }
@@ -106,7 +126,7 @@ def _score(
     return Score(
         key=f"{prefix}_k{k}_{quality}" + (f".{part}" if part else ""),
         label=f"{part}: {label}" if part else label[0].upper() + label[1:],
-        found=average(outcomes, CODER, k, quality, unit=unit),
+        found=average(outcomes, named(CODER, selection), k, quality, unit=unit),
         controls=controls,
         meaning=f"{says} by {latents} chosen in training, {on}; {_CHANCE[quality]}.",
         misleads=_LABELLED_MISLEADS if prefix == "labelled" else _MISLEADS[quality],
