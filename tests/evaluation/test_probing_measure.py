@@ -8,7 +8,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import scipy.sparse
 import torch
 from tests.evaluation.test_probing_tasks import long_documents, short_documents
 from tests.measured import POINT, D, coder_of, constant_coder, identity_coder, random_coder, tiny_lm
@@ -17,7 +19,7 @@ from transformers import PreTrainedTokenizerFast
 from saescope.coders import SparseCoder
 from saescope.errors import CoderError, UsageError
 from saescope.evaluation import ActivationCache, Part, Setting, Subject, TextActivations, chosen_parts, measure_parts
-from saescope.evaluation.probing import ProbingOptions, measure
+from saescope.evaluation.probing import ProbingOptions, features, measure
 from saescope.lm import LanguageModel
 from saescope.text import Document
 
@@ -93,6 +95,47 @@ def test_a_latent_that_is_the_label_tells_all_and_a_coin_is_chance(lm: LanguageM
     assert words is not None
     assert coin is not None
     assert part["labelled_k1_accuracy"].found.value == pytest.approx((words + coin) / 2)
+
+
+def test_tokens_that_the_rule_leaves_out_are_in_no_mean(lm: LanguageModel, sets: Path) -> None:
+    (word,) = lm.tokenizer.encode(WORD)
+    rule = {"special_ids": [0, 1, 2, word], "reference_norm": {}, "ratio": 10.0}
+    part = measured(lm, sets, identity_coder(kept_rule=rule))
+    score = part["labelled_k1_accuracy.words"]
+    for estimate in (score.found, score.controls["dense"]):
+        assert estimate.interval is not None
+        assert estimate.interval[0] <= 0.55
+    # Nor are those too long for it: dimension 5 makes the word's rows longer than the others.
+    rule = {"special_ids": [0, 1, 2], "reference_norm": {POINT: 3.0}, "ratio": 1.3}
+    part = measured(lm, sets, identity_coder(kept_rule=rule))
+    found = part["labelled_k1_accuracy.words"].controls["dense"].interval
+    assert found is not None
+    assert found[0] <= 0.55
+
+
+@pytest.mark.parametrize("rows_at_once", [1, 7, 4096])
+@pytest.mark.parametrize("sparse", [False, True])
+def test_pooling_is_the_matrix_product_in_pieces_of_any_size(
+    rows_at_once: int, sparse: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(features, "_ROWS", rows_at_once)
+    rng = np.random.default_rng(0)
+    weights = scipy.sparse.random(30, 50, density=0.1, format="csr", random_state=0, dtype=np.float32)
+    weights[4] = 0
+    weights.eliminate_zeros()
+    values = np.maximum(rng.standard_normal((50, 8)), 0).astype(np.float32)
+    asked = []
+
+    def of(rows: torch.Tensor) -> Any:
+        asked.append(len(rows))
+        part = values[rows.numpy()]
+        return scipy.sparse.csr_matrix(part) if sparse else part
+
+    found = features.pooled(weights, of)
+    assert scipy.sparse.issparse(found) == sparse
+    np.testing.assert_allclose(found.toarray() if sparse else found, weights.toarray() @ values, atol=1e-5)
+    # A piece is never longer than wanted by more than its last example.
+    assert max(asked) <= rows_at_once + int(np.diff(weights.indptr).max())
 
 
 def test_a_dead_coder_is_chance(lm: LanguageModel, sets: Path) -> None:
