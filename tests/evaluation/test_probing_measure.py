@@ -120,9 +120,9 @@ def test_pooling_is_the_matrix_product_in_pieces_of_any_size(
 ) -> None:
     monkeypatch.setattr(features, "_ROWS", rows_at_once)
     rng = np.random.default_rng(0)
-    weights = scipy.sparse.random(30, 50, density=0.1, format="csr", random_state=0, dtype=np.float32)
-    weights[4] = 0
-    weights.eliminate_zeros()
+    dense = rng.random((30, 50)) * (rng.random((30, 50)) < 0.1)
+    dense[4] = 0
+    weights = scipy.sparse.csr_matrix(dense.astype(np.float32))
     values = np.maximum(rng.standard_normal((50, 8)), 0).astype(np.float32)
     asked = []
 
@@ -136,6 +136,16 @@ def test_pooling_is_the_matrix_product_in_pieces_of_any_size(
     np.testing.assert_allclose(found.toarray() if sparse else found, weights.toarray() @ values, atol=1e-5)
     # A piece is never longer than wanted by more than its last example.
     assert max(asked) <= rows_at_once + int(np.diff(weights.indptr).max())
+
+
+def test_a_text_is_the_mean_of_its_kept_rows(lm: LanguageModel) -> None:
+    found = ActivationCache(lm).of([[5, 6, 7, 8], [9], [10, 11], [12, 13]], [POINT])
+    kept = torch.tensor([False, True, True, True, False, True, False, True, True])
+    weights = features.text_weights(found, kept, np.array([0, 1, 2]))
+    expected = np.zeros((3, 9))
+    expected[0, 1:4] = 1 / 3
+    expected[2, 5] = 1
+    np.testing.assert_allclose(weights.toarray(), expected, atol=1e-7)
 
 
 def test_a_dead_coder_is_chance(lm: LanguageModel, sets: Path) -> None:
