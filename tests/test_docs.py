@@ -63,6 +63,9 @@ def prepared(tmp_path_factory: pytest.TempPathFactory, app: typer.Typer) -> Path
         )
     (folder / "my-texts").mkdir()
     (folder / "my-texts" / "a.txt").write_text("A text of one's own, about the sea and its weather. " * 60)
+    (folder / "my-sets").mkdir()
+    rows = [f"Word {i} is {('short', 'rather long')[i % 2]} today.,{i % 2},{i // 2}" for i in range(80)]
+    (folder / "my-sets" / "long.csv").write_text("\n".join(["text,label,group", *rows]))
     return folder
 
 
