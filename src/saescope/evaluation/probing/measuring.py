@@ -44,7 +44,7 @@ class ProbingOptions:
 
     ks: tuple[int, ...] = (1, 2, 5, 20)
     selections: tuple[Selection, ...] = ("difference", "standardised")
-    most: int = 1200
+    most: int = 1000
     n_articles: int = 4
     passage_tokens: int = 64
 
@@ -77,7 +77,7 @@ def measure(subjects: Sequence[Subject], setting: Setting, options: ProbingOptio
     every coder's rule, and a token that some rule leaves out, is in no task. Errors of `setting.tasks`: UsageError,
     TextError in one line.
     """
-    options = options or ProbingOptions()
+    options = options or ProbingOptions(most=setting.examples)
     started = time.perf_counter()
     for subject in subjects:
         subject.check_model(setting.lm)
