@@ -117,7 +117,8 @@ def trial(
     complete = _claim(out, request)
     if complete is not None:
         return complete
-    truth = GroundTruth.of(request.synthetic, device)
+    # Drawn where it is trained on, but for devices without float64.
+    truth = GroundTruth.of(request.synthetic, device if torch.device(device).type == "cuda" else "cpu")
     for seed in request.seeds:
         source = SyntheticStream(truth, tokens=request.tokens, batch_size=request.batch_size, seed=seed)
         with (watching or nullcontext)() as watcher:
