@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from saescope.cli.listed import listed
+from saescope.cli.listed import listed, settings_of
 from saescope.errors import UsageError
 
 _EXAMPLE = "Example: saescope synthetic --preset small --arch batchtopk,matryoshka --tokens 2000000 --out known"
@@ -40,6 +40,9 @@ def synthetic(
     lr: Annotated[
         float | None, typer.Option("--lr", help="Peak learning rate.", show_default="from the run's length")
     ] = None,
+    setting: Annotated[
+        list[str] | None, typer.Option("--set", help="Any other training setting, NAME=VALUE, e.g. betas=[0,0.999].")
+    ] = None,
     measured: Annotated[int, typer.Option("--measure", min=1, help="Rows to measure on.")] = 131_072,
     device: Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
     as_json: Annotated[bool, typer.Option("--json", help="Print synthetic.json, without progress.")] = False,
@@ -62,6 +65,7 @@ def synthetic(
         batch_size=batch_size,
         seeds=[_number("--seeds", value) for value in listed(seeds)],
         lr=lr,
+        settings=settings_of("--set", setting),
         measured=measured,
     )
     record = known.trial(

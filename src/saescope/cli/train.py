@@ -10,7 +10,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from saescope.cli.listed import listed
+from saescope.cli.listed import listed, settings_of
 from saescope.errors import UsageError
 
 if TYPE_CHECKING:
@@ -93,9 +93,9 @@ def train(
     available = opened.point_names
     if points:
         available = PointNames(available.points(points), "--points")
-    base = {"batch_size": batch_size, "passes": passes, "seed": seed} | _pairs("--set", setting)
+    base = {"batch_size": batch_size, "passes": passes, "seed": seed} | settings_of("--set", setting)
     coder: dict[str, Any] = {"d_sae": d_sae, "skip": skip or None, "lr": lr, "init": str(init) if init else None}
-    coder["options"] = _pairs("--option", option) or None
+    coder["options"] = settings_of("--option", option) or None
     resolved = resolve(
         config,
         base,
@@ -151,15 +151,3 @@ def _number(value: str) -> float:
         return float(value)
     except ValueError:
         raise UsageError(f"--l0 takes numbers, got {value!r}") from None
-
-
-def _pairs(flag: str, pairs: list[str] | None) -> dict[str, Any]:
-    import yaml
-
-    settings = {}
-    for pair in pairs or []:
-        name, equals, value = pair.partition("=")
-        if not equals:
-            raise UsageError(f"{flag} takes NAME=VALUE, got {pair!r}")
-        settings[name] = yaml.safe_load(value)
-    return settings
