@@ -18,13 +18,14 @@ from torch import Tensor
 
 from saescope.activations import KeptRule, Moments, PointStatistics
 from saescope.activations.stream import Batch, SteppedStream
+from saescope.evaluation.seeding import TRAINING
 from saescope.evaluation.synthetic import POINT, GroundTruth, SyntheticStream
 
 HELD_OUT_ROWS, CHUNK = 2**16, 8192
 
 
 def export(truth: GroundTruth, folder: Path, tokens: int, batch: int, seeds: list[int]) -> None:
-    """Write the files; nothing is done where they are there. `export.json` is written last."""
+    """Write what is not there yet; `export.json` comes last. Ends the program where the folder holds other rows."""
     described = {
         "points": {POINT: truth.directions.shape[1]},
         "train_rows": tokens,
@@ -32,30 +33,30 @@ def export(truth: GroundTruth, folder: Path, tokens: int, batch: int, seeds: lis
         "batch_size": batch,
         "passes": 1,
         "synthetic": truth.config.model_dump(mode="json"),
-        "seeds": seeds,
     }
-    if (folder / "export.json").exists():
-        if json.loads((folder / "export.json").read_text()) != json.loads(json.dumps(described)):
-            raise SystemExit(f"{folder} holds other rows; delete it or choose another folder")
-        return
     (folder / "order").mkdir(parents=True, exist_ok=True)
+    if not (folder / "export.json").exists():
+        _write_rows(truth, folder, tokens)
+        (folder / "export.json").write_text(json.dumps(described, indent=1))
+    elif json.loads((folder / "export.json").read_text()) != json.loads(json.dumps(described)):
+        raise SystemExit(f"{folder} holds other rows; delete it or choose another folder")
+    for seed in seeds:
+        order = np.random.default_rng(seed).permutation(tokens)[: tokens // batch * batch].reshape(-1, batch)
+        np.save(folder / "order" / f"seed-{seed}.npy", order.astype(np.int32))
+
+
+def _write_rows(truth: GroundTruth, folder: Path, tokens: int) -> None:
     target = folder / "points" / POINT
     target.mkdir(parents=True, exist_ok=True)
-    stream = SyntheticStream(truth, tokens=tokens, batch_size=min(CHUNK, tokens))
-    width = truth.directions.shape[1]
-    rows = open_memmap(target / "train.npy", mode="w+", dtype=np.uint16, shape=(tokens, width))
-    for step in range(-(-tokens // stream.batch_size)):
-        start = step * stream.batch_size
-        part = next(truth.samples(stream.batch_size, stream.batch_size, 200, step)).x[: tokens - start]
-        rows[start : start + len(part)] = _bits(part)
+    rows = open_memmap(target / "train.npy", mode="w+", dtype=np.uint16, shape=(tokens, truth.directions.shape[1]))
+    start = 0
+    for sample in truth.samples(tokens, CHUNK, TRAINING, 0, 0):
+        rows[start : start + len(sample.x)] = _bits(sample.x)
+        start += len(sample.x)
     rows.flush()
+    stream = SyntheticStream(truth, tokens=tokens, batch_size=1)
     np.save(target / "held_out.npy", _bits(stream.held_out_rows(HELD_OUT_ROWS)))
     np.save(folder / "held_out_document.npy", np.arange(HELD_OUT_ROWS, dtype=np.int32) % 256)
-    steps = tokens // batch
-    for seed in seeds:
-        order = np.random.default_rng(seed).permutation(tokens)[: steps * batch].reshape(steps, batch)
-        np.save(folder / "order" / f"seed-{seed}.npy", order.astype(np.int32))
-    (folder / "export.json").write_text(json.dumps(described, indent=1))
 
 
 def _bits(rows: Tensor) -> np.ndarray:

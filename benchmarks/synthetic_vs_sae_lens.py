@@ -81,20 +81,26 @@ class Bench:
     truth: GroundTruth
     d_sae: int
     l0: int
+    settings: dict[str, Any]
 
     @property
     def data(self) -> Exported:
         return Exported(self.folder / "data")
 
+    def place(self, cell: Cell) -> Path:
+        """A folder for every cell, and for saescope's every other way of training it."""
+        other = [f"{name}-{value}" for name, value in self.settings.items()] if cell.library == OURS else []
+        return self.folder / "cells" / "_".join([cell.name, *other]).replace(" ", "")
+
     def result(self, cell: Cell) -> dict[str, Any] | None:
-        path = self.folder / "cells" / cell.name / "cell.json"
+        path = self.place(cell) / "cell.json"
         return json.loads(path.read_text()) if path.exists() else None
 
     def run(self, cell: Cell) -> dict[str, Any]:
         """The finished cell's record; trains and measures it where it is not finished."""
         if (found := self.result(cell)) is not None:
             return found
-        folder = self.folder / "cells" / cell.name
+        folder = self.place(cell)
         folder.mkdir(parents=True, exist_ok=True)
         print(f"{time.strftime('%H:%M:%S')} {cell.name}", flush=True)
         coder, facts = (self._ours if cell.library == OURS else self._theirs)(cell, folder)
@@ -121,11 +127,14 @@ class Bench:
             seed=cell.seed,
         )
         batch = int(self.data.described["batch_size"])
-        config = TrainConfig(
-            coders=(wanted,), batch_size=batch, seed=cell.seed, selection="float32", calibration_tokens=settled
-        )
+        fixed = {"coders": (wanted,), "batch_size": batch, "seed": cell.seed, "selection": "float32"}
+        config = TrainConfig(**self.settings | fixed, calibration_tokens=settled)
         coder = saescope.train(config, ExportedStream(self.data, cell.seed), folder / "run")["coder"]
-        return coder, {"version": saescope.__version__, "seconds": coder.metadata.training["seconds"]}
+        return coder, {
+            "version": saescope.__version__,
+            "seconds": coder.metadata.training["seconds"],
+            "settings": self.settings,
+        }
 
     def _theirs(self, cell: Cell, folder: Path) -> tuple[SparseCoder, dict[str, Any]]:
         options = {
@@ -189,6 +198,7 @@ def rows(bench: Bench, seeds: list[int]) -> Iterator[dict[str, Any]]:
                 "version": records[0]["version"],
                 "arch": arch,
                 "lr": chosen.lr,
+                "settings": records[0]["settings"],
                 "seeds": seeds,
                 "rows": records[0]["rows"],
                 "d_sae": bench.d_sae,
@@ -238,11 +248,12 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=1_500_000, help="rows that each coder is trained on")
     parser.add_argument("--batch-size", type=int, default=1024)
     parser.add_argument("--seeds", type=lambda text: [int(part) for part in text.split(",")], default=[0, 1, 2])
+    parser.add_argument("--set", type=json.loads, default={}, help="saescope's other training settings, as JSON")
     parser.add_argument("--record", type=Path, help="write a JSON line a row of the table there")
     given = parser.parse_args()
     chosen = preset(given.preset)
     truth = GroundTruth.of(chosen.config)
-    bench = Bench(given.folder, given.python, truth, chosen.d_sae, round(chosen.l0))
+    bench = Bench(given.folder, given.python, truth, chosen.d_sae, round(chosen.l0), given.set)
     export(truth, bench.data.folder, given.tokens, given.batch_size, sorted({0, *given.seeds}))
     summaries = [*rows(bench, given.seeds), *controls(bench)]
     print(table(summaries))

@@ -103,6 +103,8 @@ def test_an_interrupted_trial_goes_on_to_the_same_numbers(done: tuple[Path, dict
         ({"seeds": []}, "seeds"),
         ({"l0s": [2.5]}, "whole number"),
         ({"l0s": [64]}, "more than the 32 latents"),
+        ({"settings": {"beta": 1}}, "nearest: betas"),
+        ({"settings": {"seed": 1}}, "settles seed by options of its own"),
         ({"tokens": 0}, "tokens: input should be greater than 0, got 0"),
     ],
 )
@@ -114,6 +116,10 @@ def test_impossible_requests_are_refused_before_any_work(changes: dict[str, Any]
 def saescope(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> int:
     monkeypatch.setattr("sys.argv", ["saescope", "synthetic", *map(str, arguments)])
     return cli._run()
+
+
+def test_settings_reach_the_trainer() -> None:
+    assert request(settings={"betas": [0, 0.999]}).training(1).betas == (0, 0.999)
 
 
 def test_command_prints_what_it_wrote(

@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from saescope.cli.listed import listed
+from saescope.cli.listed import listed, pairs
 from saescope.errors import UsageError
 
 _EXAMPLE = "Example: saescope synthetic --preset small --arch batchtopk,matryoshka --tokens 2000000 --out known"
@@ -40,6 +40,9 @@ def synthetic(
     lr: Annotated[
         float | None, typer.Option("--lr", help="Peak learning rate.", show_default="from the run's length")
     ] = None,
+    setting: Annotated[
+        list[str] | None, typer.Option("--set", help="Any other training setting, NAME=VALUE, e.g. betas=[0,0.999].")
+    ] = None,
     measured: Annotated[int, typer.Option("--measure", min=1, help="Rows to measure on.")] = 131_072,
     device: Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
     as_json: Annotated[bool, typer.Option("--json", help="Print synthetic.json, without progress.")] = False,
@@ -62,6 +65,7 @@ def synthetic(
         batch_size=batch_size,
         seeds=[_number("--seeds", value) for value in listed(seeds)],
         lr=lr,
+        settings=pairs("--set", setting),
         measured=measured,
     )
     record = known.trial(
@@ -82,14 +86,15 @@ def synthetic(
 
 
 # A column each, in eighty characters.
-_SHOWN = {"f1": "F1", "mcc": "MCC", "uniqueness": "uniqueness", "explained_variance": "EV", "l0": "L0"}
+_SHOWN = {"f1": "F1", "mcc": "MCC", "uniqueness": "unique", "explained_variance": "EV", "l0": "L0"}
 
 
 def _table(record: dict[str, Any]) -> Table:
-    """Each kind of coder, mean over seeds with 95 % intervals, between the oracle and chance."""
+    """Each kind of coder, mean over seeds with 95 % intervals, between the oracle and chance. again: latents that other
+    seeds found again."""
     table = Table(box=None, padding=(0, 2, 0, 0))
     table.add_column("", no_wrap=True)
-    for heading in (*_SHOWN.values(), "found again"):
+    for heading in (*_SHOWN.values(), "again"):
         table.add_column(heading, justify="right", no_wrap=True)
     controls = dict(record["controls"])
     table.add_row("[dim]oracle[/]", *_cells(controls.pop("oracle")))
@@ -100,10 +105,11 @@ def _table(record: dict[str, Any]) -> Table:
             *_cells(kind["mean"]),
             "" if stable is None else f"{stable['share']:.1%}",
         )
-        ranges = [kind["intervals"][key] for key in _SHOWN]
-        between = ["" if found is None else f"{found[0]:.3f}–{found[1]:.3f}" for found in ranges]
+        # An L0 that is settled hardly varies.
+        ranges = [None if key == "l0" else kind["intervals"][key] for key in _SHOWN]
+        between = ["" if found is None else f"{found[0]:.2f}–{found[1]:.2f}" for found in ranges]
         again = None if stable is None else stable["intervals"]["share"]
-        between.append("" if again is None else f"{again[0]:.1%}–{again[1]:.1%}")
+        between.append("" if again is None else f"{again[0]:.0%}–{again[1]:.0%}")
         if any(between):
             table.add_row("", *(f"[dim]{cell}[/]" for cell in between))
     for name, control in controls.items():

@@ -14,7 +14,7 @@ def principal_components(
     rows: Float[Tensor, "tokens d"], mean: Float[Tensor, "d"], most: int = MAX_COMPONENTS
 ) -> Float[Tensor, "m d"]:
     """Orthonormal directions of largest variance about `mean`, descending; m = min(most, d)."""
-    centred = rows.double() - mean.double()
+    centred = rows.double() - mean.to(rows.device, torch.float64)
     covariance = centred.T @ centred / max(1, rows.shape[0])
     vectors: Tensor = torch.linalg.eigh(covariance)[1]
     return vectors.T.flip(0)[:most].float().contiguous()

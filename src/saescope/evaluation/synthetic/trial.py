@@ -54,6 +54,7 @@ class TrialRequest(BaseModel):
     batch_size: int = Field(default=1024, gt=0)
     seeds: tuple[int, ...] = Field(default=(0, 1, 2), min_length=1)
     lr: float | None = Field(default=None, gt=0, description="peak learning rate; default: saescope's own")
+    settings: dict[str, Any] = Field(default_factory=dict, description="any other of `TrainConfig`, such as betas")
     measured: int = Field(default=2**17, gt=0, description="rows that coders are measured on")
 
     @model_validator(mode="after")
@@ -82,7 +83,10 @@ class TrialRequest(BaseModel):
             )
             for name, arch, l0 in self.named()
         ]
-        return TrainConfig(coders=tuple(coders), batch_size=self.batch_size, seed=seed)
+        fixed = {"coders": coders, "batch_size": self.batch_size, "passes": 1, "seed": seed}
+        if both := sorted(fixed.keys() & self.settings.keys()):
+            raise UsageError(f"a synthetic trial settles {', '.join(both)} by options of its own")
+        return TrainConfig.from_data(self.settings | fixed, "the training settings")
 
     def named(self) -> list[tuple[str, str, float]]:
         """(name, architecture, L0) of the coders that every seed has."""
@@ -117,7 +121,8 @@ def trial(
     complete = _claim(out, request)
     if complete is not None:
         return complete
-    truth = GroundTruth.of(request.synthetic, device)
+    # Drawn where it is trained on, but for devices without float64.
+    truth = GroundTruth.of(request.synthetic, device if torch.device(device).type == "cuda" else "cpu")
     for seed in request.seeds:
         source = SyntheticStream(truth, tokens=request.tokens, batch_size=request.batch_size, seed=seed)
         with (watching or nullcontext)() as watcher:
