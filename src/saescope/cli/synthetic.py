@@ -11,8 +11,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from saescope.cli.listed import listed, pairs
-from saescope.errors import UsageError
+from saescope.cli.listed import listed, numbers, pairs, whole_numbers
 
 _EXAMPLE = "Example: saescope synthetic --preset small --arch batchtopk,matryoshka --tokens 2000000 --out known"
 
@@ -59,11 +58,11 @@ def synthetic(
     request = known.TrialRequest.from_data(
         synthetic=chosen.config,
         archs=listed(arch),
-        l0s=[_number("--l0", value) for value in listed(l0)] or [chosen.l0],
+        l0s=numbers("--l0", l0) or [chosen.l0],
         d_sae=d_sae or chosen.d_sae,
         tokens=tokens,
         batch_size=batch_size,
-        seeds=[_number("--seeds", value) for value in listed(seeds)],
+        seeds=whole_numbers("--seeds", seeds),
         lr=lr,
         settings=pairs("--set", setting),
         measured=measured,
@@ -119,10 +118,3 @@ def _table(record: dict[str, Any]) -> Table:
 
 def _cells(metrics: dict[str, float | None]) -> list[str]:
     return ["–" if metrics[key] is None else f"{metrics[key]:.{1 if key == 'l0' else 3}f}" for key in _SHOWN]
-
-
-def _number(flag: str, value: str) -> float:
-    try:
-        return float(value)
-    except ValueError:
-        raise UsageError(f"{flag} takes numbers, got {value!r}") from None
