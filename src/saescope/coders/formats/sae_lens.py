@@ -203,8 +203,10 @@ def _normalisation(reading: Reading, parts: Parts, config: dict[str, Any], resca
             reading.ask("input_scale", "the number its activations are multiplied by (expected_average_only_in)")
         reading.facts["input_scale"] = factor
         if parts.architecture == "matching_pursuit":
-            threshold = parts.options.get("residual_threshold", 1e-2)
-            parts.options["residual_threshold"] = threshold / factor
+            # Pursuit of a scaled token is the scaled pursuit, as long as rows keep their length: codes are in raw units then.
+            parts.options["residual_threshold"] = parts.options.get("residual_threshold", 1e-2) / factor
+            parts.b_dec = parts.b_dec / factor
+            return
         if rescaled and "threshold" in parts.extra:
             # It is compared with values times decoder norms, which the factor divides.
             parts.extra["threshold"] = parts.extra["threshold"] / factor
