@@ -339,6 +339,6 @@ def test_matching_pursuit_takes_from_the_residual_what_it_codes() -> None:
     strongest = ((x - coder.b_dec) @ coder.W_dec.T).amax(1).relu()
     torch.testing.assert_close(lengths[0], (x - coder.b_dec).square().sum(1) - strongest.square())
     assert all((after <= before + 1e-12).all() for before, after in itertools.pairwise(lengths))
-    done = float(lengths[1].max()) ** 0.5 + 1e-9
+    done = float(lengths[1].detach().max()) ** 0.5 + 1e-9
     coder.architecture = make_architecture("matching_pursuit", D_SAE, {"residual_threshold": done})
     assert (coder.encode(x).pointers.diff() <= 2).all()

@@ -60,7 +60,11 @@ def test_every_fixture_has_been_seen() -> None:
 
 def test_what_sae_lens_says_is_kept() -> None:
     coder = load(FIXTURES / "sae_lens" / "jumprelu_skip_transcoder")
-    assert (coder.kind, coder.reads[0].point, coder.writes[0].point) == ("skip_transcoder", "mlp_in.3", "mlp_out_post.3")
+    assert (coder.kind, coder.reads[0].point, coder.writes[0].point) == (
+        "skip_transcoder",
+        "mlp_in.3",
+        "mlp_out_post.3",
+    )
     assert coder.metadata.model == {"spec": "gpt2-small"}
     assert coder.metadata.sequences == {"context": 64, "bos": "always"}
     assert coder.metadata.imported["warnings"] == []
@@ -82,7 +86,10 @@ def test_what_dictionary_learning_says_is_kept() -> None:
         ("dictionary_learning/backup", "is a backup of a run at step 7, not its final coder"),
         ("dictionary_learning/BatchTopKSAE_unset", "threshold was never estimated"),
         ("sparsify/sae/layers.3", "do not say whether texts began with BOS"),
-        ("sae_lens/old_standard", "does not say whether b_dec is subtracted from the input; it is, as SAELens does then"),
+        (
+            "sae_lens/old_standard",
+            "does not say whether b_dec is subtracted from the input; it is, as SAELens does then",
+        ),
     ],
 )
 def test_what_is_assumed_is_warned_of_and_recorded(folder: str, says: str) -> None:
@@ -94,7 +101,10 @@ def test_what_is_assumed_is_warned_of_and_recorded(folder: str, says: str) -> No
 @pytest.mark.parametrize(
     ("folder", "says"),
     [
-        ("sae_lens/scaled_standard", r"multiplied by \(expected_average_only_in\); give it with input_scale=0.05 \(--input-scale"),
+        (
+            "sae_lens/scaled_standard",
+            r"multiplied by \(expected_average_only_in\); give it with input_scale=0.05 \(--input-scale",
+        ),
         ("sae_lens", "holds coders and is none itself; give one: abstopk, abstopk_rescaled"),
         ("sparsify/sae", "holds coders and is none itself; give one: layers.3"),
     ],

@@ -45,7 +45,9 @@ def test_codes_and_output_are_those_of_the_bare_coder_between(kind: str) -> None
     assert torch.equal(codes.dense(), bare.encode(norm.apply(x)).dense())
     torch.testing.assert_close(coder.decode(codes, x), norm.undo(bare(norm.apply(x)), x))
     torch.testing.assert_close(coder(x), coder.decode(codes, x))
-    with pytest.raises(CoderError, match=rf"undoes its {kind} on the output, which takes its input: call decode\(codes, x\)"):
+    with pytest.raises(
+        CoderError, match=rf"undoes its {kind} on the output, which takes its input: call decode\(codes, x\)"
+    ):
         coder.decode(codes)
 
 
@@ -84,5 +86,5 @@ def test_a_zero_token_stays_finite() -> None:
 
 
 def test_unknown_kinds_are_refused() -> None:
-    with pytest.raises(CoderError, match="unknown normalisation of tokens 'layernorm'.*nearest: layer_norm"):
+    with pytest.raises(CoderError, match=r"unknown normalisation of tokens 'layernorm'.*nearest: layer_norm"):
         TokenNorm("layernorm")

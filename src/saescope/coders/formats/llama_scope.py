@@ -58,8 +58,6 @@ def read(reading: Reading) -> SparseCoder:
     reads_as, writes_as = _points(reading, config)
     reads = reading.read_point(reads_as)
     if reading.given.writes is None and (writes_as in (None, reads_as) or our_point(str(writes_as)) == reads.point):
-        if reads.token_norm is not None:
-            reading.refuse("is an SAE of what lies inside a norm; saescope has no such hook point")
         return reading.sae(parts, reads)
     if parts.token_norm is not None:
         reading.refuse(

@@ -159,8 +159,12 @@ class Reading:
 
     def sae(self, parts: Parts, place: Place) -> SparseCoder:
         """A coder that writes what it reads."""
+        if place.token_norm is not None:
+            self.refuse(
+                f"is an SAE of what lies inside a norm; saescope has no such hook point, only {place.point} before it"
+            )
         points = [Slice(point=place.point, width=parts.d_in)]
-        return self.assemble(parts, points, points, place.token_norm)
+        return self.assemble(parts, points, points)
 
     def transcoder(self, parts: Parts, reads: Place, writes: Place) -> SparseCoder:
         """A coder that reads one point and writes another."""

@@ -50,8 +50,6 @@ def read(reading: Reading) -> SparseCoder:
     reading.sequences(context=said.get("context_size"), bos=said.get("prepend_bos"))
     reads = reading.read_point(said.get("hook_name") or said.get("hook_point"))
     if kind == "sae":
-        if reads.token_norm is not None:
-            reading.refuse("is an SAE of what lies inside a norm, before its gain; saescope has no such hook point")
         return reading.sae(parts, reads)
     return reading.transcoder(parts, reads, reading.write_point(said.get("hook_name_out")))
 

@@ -11,6 +11,9 @@ from torch import Tensor
 from saescope.errors import CoderError
 
 
+_LONGEST_LIST = 4096
+
+
 class Weights:
     """What a file holds. A dimension (`d_in`, `d_sae`, `d_out` …) is known from the configuration or from the first tensor
     that has it; every further tensor must agree."""
@@ -80,12 +83,13 @@ class Weights:
         """A short list of whole numbers."""
         given = self._content.get(name)
         self._taken.add(name)
-        fits = (
-            isinstance(given, Tensor) and given.ndim == 1 and 0 < given.numel() <= 4096 and given.device.type == "cpu"
-        )
-        if not fits or given.dtype.is_floating_point or given.dtype.is_complex:
+        if not isinstance(given, Tensor) or given.dtype not in (torch.int32, torch.int64) or given.device.type != "cpu":
             raise CoderError(
                 f"{self.label}: {name} is no list of whole numbers; the file is damaged or of another format"
+            )
+        if given.ndim != 1 or not 0 < given.numel() <= _LONGEST_LIST:
+            raise CoderError(
+                f"{self.label}: {name} is {list(given.shape)}, which is no short list; the file is damaged"
             )
         return [int(value) for value in given.tolist()]
 
