@@ -101,12 +101,11 @@ def _row(row: Any) -> dict[str, str]:
 
 
 def _table(rows: Any) -> Table:
-    table = Table(box=None, padding=(0, 2, 0, 0))
-    for heading in ("format", "what it is", "known by", "reads", "writes"):
-        table.add_column(heading, overflow="fold")
+    table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
+    table.add_column(no_wrap=True)
+    table.add_column(overflow="fold")
     for row in rows:
-        files = row.files.replace("`", "")
-        table.add_row(
-            f"[bold]{row.name}[/]", *(escape(part) for part in (row.title, files, row.reads, row.writes or "-"))
-        )
+        lines = [row.title, f"known by {row.files.replace('`', '')}", f"reads {row.reads}"]
+        lines.append(f"writes {row.writes}" if row.writes else "is not written")
+        table.add_row(f"[bold]{row.name}[/]", escape("\n".join(lines)))
     return table

@@ -19,7 +19,7 @@ import torch
 
 from saescope.coders.coder import SparseCoder
 from saescope.coders.formats.points import our_point
-from saescope.coders.formats.reading import Parts, Reading, whole_number
+from saescope.coders.formats.reading import Parts, Reading, flag, whole_number
 from saescope.coders.formats.source import Source
 from saescope.coders.formats.weights import Weights
 from saescope.coders.token_norm import TokenNorm
@@ -44,13 +44,13 @@ def read(reading: Reading) -> SparseCoder:
     kind = config.get("sae_type", "sae")
     if kind != "sae":
         reading.refuse(f"is a {kind!r} of Llamascopium; saescope reads its SAEs and transcoders")
-    if config.get("use_glu_encoder"):
+    if flag(reading, name, config, "use_glu_encoder"):
         reading.refuse("has a gated linear encoder (use_glu_encoder), which saescope does not have")
     weights = Weights(source.label(file), source.tensors(file), config=name)
     d_model = whole_number(reading, name, "d_model", config.get("d_model"))
     weights.expect(d_in=d_model, d_out=d_model, d_sae=config.get("d_sae"))
-    parts = _weights(weights, bool(config.get("use_decoder_bias", True)))
-    parts.apply_b_dec_to_input = bool(config.get("apply_decoder_bias_to_pre_encoder", False))
+    parts = _weights(weights, flag(reading, name, config, "use_decoder_bias", default=True))
+    parts.apply_b_dec_to_input = flag(reading, name, config, "apply_decoder_bias_to_pre_encoder", default=False)
     _choose(reading, parts, weights, config, name, released)
     weights.ignore(key for key in ("tokens_since_last_activation", "is_dead") if key in weights)
     weights.finish()
@@ -85,7 +85,7 @@ def _choose(
     reading: Reading, parts: Parts, weights: Weights, config: dict[str, Any], name: str, released: bool
 ) -> None:
     """How latents are chosen, and the scales."""
-    include_norm = bool(config.get("sparsity_include_decoder_norm", True))
+    include_norm = flag(reading, name, config, "sparsity_include_decoder_norm", default=True)
     s_in, s_out = _scales(reading, parts, weights, config)
     activation = str(config.get("act_fn", "")).lower()
     scalar = config.get("jump_relu_threshold", 0.0)

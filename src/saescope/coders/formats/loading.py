@@ -43,13 +43,25 @@ def load(
     row = format_named(format) if format is not None else detect(found)
     scales = (input_scale,) if isinstance(input_scale, int | float) else tuple(input_scale or ())
     reading = Reading(found, Given(reads, writes, layer, scales))
-    coder: SparseCoder = row.load().read(reading)
+    coder = _read(row, reading)
     if row.name != "saescope":
         record = {"format": row.name, "source": str(source), "warnings": reading.warnings, "facts": reading.facts}
         coder.metadata = coder.metadata.model_copy(update={"imported": record})
         for text in reading.warnings:
             warnings.warn(f"{source}: {text}", ForeignCoderWarning, stacklevel=2)
     return coder.to(device)
+
+
+def _read(row: Format, reading: Reading) -> SparseCoder:
+    try:
+        coder: SparseCoder = row.load().read(reading)
+    except (TypeError, KeyError, IndexError, AttributeError, OverflowError) as error:
+        # What a format's file did not think of is still the file's fault, and said in one line.
+        raise CoderError(
+            f"{reading.source.spec} cannot be read as {row.name}: {type(error).__name__}, {' '.join(str(error).split())}; "
+            "it is damaged or of another format"
+        ) from error
+    return coder
 
 
 def open_source(source: str | Path) -> Source:

@@ -43,7 +43,10 @@ def read(reading: Reading) -> SparseCoder:
     )
     weights.ignore([*_STATISTICS, "activation", "activation_state_dict"])
     weights.finish()
-    activation = content.get("activation", "ReLU")
+    activation = content.get("activation")
+    if activation is None and "activation_state_dict" not in content:
+        activation = "ReLU"
+        reading.warn("its file does not name its activation; ReLU, as OpenAI's own reader takes it")
     if activation == "TopK":
         parts.architecture = "topk"
         parts.options = {"k": _k(reading, file, content.get("activation_state_dict"))}

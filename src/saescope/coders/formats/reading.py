@@ -217,6 +217,16 @@ class Reading:
         return coder.eval().requires_grad_(False)
 
 
+def flag(reading: Reading, where: str, config: dict[str, Any], name: str, *, default: bool = False) -> bool:
+    """A boolean of a configuration; null is as good as nothing."""
+    value = config.get(name)
+    if value is None:
+        return default
+    if not isinstance(value, bool):
+        raise CoderError(f"{reading.source.label(where)} has {name} = {value!r}; it should be true or false")
+    return value
+
+
 def whole_number(reading: Reading, where: str, name: str, value: object) -> int:
     """A positive integer of a configuration."""
     if isinstance(value, float) and value.is_integer():

@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from saescope.coders.coder import SparseCoder
-from saescope.coders.formats.reading import Parts, Reading, whole_number
+from saescope.coders.formats.reading import Parts, Reading, flag, whole_number
 from saescope.coders.formats.source import Source
 from saescope.coders.formats.weights import Weights
 from saescope.coders.token_norm import TokenNorm
@@ -65,17 +65,9 @@ def parts_of(reading: Reading, config: dict[str, Any]) -> tuple[Parts, str]:
     out = "d_in" if kind == "sae" else "d_out"
     if kind != "sae":
         weights.expect(d_out=config.get("d_out"))
-    apply_b_dec = config.get("apply_b_dec_to_input")
-    if apply_b_dec is None:
-        apply_b_dec = kind == "sae"
-        if apply_b_dec:
-            reading.warn(
-                f"{CONFIG} does not say whether b_dec is subtracted from the input; it is, as SAELens does then"
-            )
-    if not isinstance(apply_b_dec, bool):
-        raise CoderError(
-            f"{source.label(CONFIG)} has apply_b_dec_to_input = {apply_b_dec!r}; it should be true or false"
-        )
+    apply_b_dec = flag(reading, CONFIG, config, "apply_b_dec_to_input", default=kind == "sae")
+    if apply_b_dec and config.get("apply_b_dec_to_input") is None:
+        reading.warn(f"{CONFIG} does not say whether b_dec is subtracted from the input; it is, as SAELens does then")
     parts = Parts(_THRESHOLDED.get(name, name), weights.take("W_dec", "d_sae", out), weights.take("b_dec", out))
     parts.apply_b_dec_to_input = apply_b_dec
     if name == "matching_pursuit":
@@ -93,7 +85,7 @@ def parts_of(reading: Reading, config: dict[str, Any]) -> tuple[Parts, str]:
         parts.W_skip = weights.take("W_skip", "d_out", "d_in")
     if name in ("topk", "abstopk"):
         parts.options = {"k": _k(reading, config)}
-    rescaled = _flag(source, config, "rescale_acts_by_decoder_norm")
+    rescaled = flag(reading, CONFIG, config, "rescale_acts_by_decoder_norm")
     if parts.architecture == "jumprelu":
         parts.extra["threshold"] = _threshold(reading, name, weights, config)
     _finetuned(reading, parts, weights, content, config)
@@ -106,9 +98,10 @@ def parts_of(reading: Reading, config: dict[str, Any]) -> tuple[Parts, str]:
 
 def split_architecture(config: dict[str, Any], source: Source) -> tuple[str, str]:
     """Our architecture's name, and the kind of coder."""
-    given = config.get("architecture", "standard")
+    # Before version 6 a ReLU SAE needed no name.
+    given = config.get("architecture", None if "metadata" in config else "standard")
     if not isinstance(given, str):
-        raise CoderError(f"{source.label(CONFIG)} has architecture = {given!r}, which is no name")
+        raise CoderError(f"{source.label(CONFIG)} has architecture = {given!r}, which is no name; restore it")
     name, kind = given.removeprefix("saescope_"), "sae"
     for candidate in _KINDS:
         if name == candidate:
@@ -143,13 +136,6 @@ def _said(config: dict[str, Any]) -> dict[str, Any]:
     return config | metadata if isinstance(metadata, dict) else config
 
 
-def _flag(source: Source, config: dict[str, Any], name: str) -> bool:
-    value = config.get(name, False)
-    if value is not None and not isinstance(value, bool):
-        raise CoderError(f"{source.label(CONFIG)} has {name} = {value!r}; it should be true or false")
-    return bool(value)
-
-
 def _k(reading: Reading, config: dict[str, Any]) -> int:
     kwargs = config.get("activation_fn_kwargs")
     k = config.get("k", kwargs.get("k") if isinstance(kwargs, dict) else None)
@@ -180,7 +166,7 @@ def _finetuned(
     weights.ignore(names)
     if torch.allclose(factor, torch.ones_like(factor)):
         return
-    if not config.get("finetuning_scaling_factor"):
+    if not flag(reading, CONFIG, config, "finetuning_scaling_factor"):
         reading.refuse(
             f"has a {names[0]} that is not one, and {CONFIG} does not say that it applies (finetuning_scaling_factor)"
         )
@@ -190,8 +176,11 @@ def _finetuned(
 def _normalisation(reading: Reading, parts: Parts, config: dict[str, Any], rescaled: bool) -> None:
     asked = config.get("normalize_activations", "none")
     # A flag, once; later nothing at all.
-    asked = {True: "expected_average_only_in", False: "none", None: "none"}.get(asked, asked)
-    if asked in _NORMS:
+    if asked is None or asked is False:
+        asked = "none"
+    elif asked is True:
+        asked = "expected_average_only_in"
+    if isinstance(asked, str) and asked in _NORMS:
         parts.token_norm = TokenNorm(asked)
     elif asked == "expected_average_only_in":
         factor = reading.input_scale()

@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 
 from saescope.coders.coder import SparseCoder
 from saescope.coders.formats.points import module_name
-from saescope.coders.formats.reading import Parts, Reading, whole_number
+from saescope.coders.formats.reading import Parts, Reading, flag, whole_number
 from saescope.coders.formats.source import Source
 from saescope.coders.formats.weights import Weights
 from saescope.errors import CoderError
@@ -38,11 +38,11 @@ def read(reading: Reading) -> SparseCoder:
     file = source.weights(WEIGHTS)
     weights = Weights(source.label(file), source.tensors(file), config=CONFIG)
     weights.expect(d_in=config.get("d_in"), d_sae=config.get("num_latents") or None)
-    transcode = _flag(reading, config, "transcode")
+    transcode = flag(reading, CONFIG, config, "transcode")
     out = "d_out" if transcode else "d_in"
     W_dec = weights.take("W_dec", "d_sae", out)
     parts = Parts(
-        "abstopk" if _flag(reading, config, "signed") else "topk",
+        "abstopk" if flag(reading, CONFIG, config, "signed") else "topk",
         W_dec,
         weights.take("b_dec", out),
         weights.take("encoder.weight", "d_sae", "d_in").T,
@@ -50,7 +50,7 @@ def read(reading: Reading) -> SparseCoder:
         options={"k": whole_number(reading, CONFIG, "k", config.get("k"))},
         apply_b_dec_to_input=not transcode,
     )
-    skip = _flag(reading, config, "skip_connection")
+    skip = flag(reading, CONFIG, config, "skip_connection")
     if skip:
         parts.W_skip = weights.take("W_skip", out, "d_in")
     weights.finish()
@@ -62,13 +62,6 @@ def read(reading: Reading) -> SparseCoder:
     if not transcode:
         return reading.sae(parts, reads)
     return reading.transcoder(parts, reads, reading.write_point(ours.get("writes") or folder))
-
-
-def _flag(reading: Reading, config: dict[str, object], name: str) -> bool:
-    value = config.get(name, False)
-    if not isinstance(value, bool):
-        raise CoderError(f"{reading.source.label(CONFIG)} has {name} = {value!r}; it should be true or false")
-    return value
 
 
 def _hook_folder(source: Source) -> str | None:

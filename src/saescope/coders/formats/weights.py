@@ -10,7 +10,6 @@ from torch import Tensor
 
 from saescope.errors import CoderError
 
-
 _LONGEST_LIST = 4096
 
 
