@@ -74,7 +74,7 @@ def convert(
             input_scale=_numbers(input_scale),
         )
     export(coder, folder, to)
-    imported: dict[str, Any] = getattr(coder.metadata, "imported", {"format": "saescope", "warnings": []})
+    imported = {"format": "saescope", "warnings": []} | coder.metadata.imported
     if as_json:
         shape = {"d_in": coder.d_in, "d_sae": coder.d_sae, "d_out": coder.d_out}
         points = {"reads": [part.point for part in coder.reads], "writes": [part.point for part in coder.writes]}

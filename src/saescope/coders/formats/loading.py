@@ -45,8 +45,8 @@ def load(
     reading = Reading(found, Given(reads, writes, layer, scales))
     coder = _read(row, reading)
     if row.name != "saescope":
-        record = {"format": row.name, "source": str(source), "warnings": reading.warnings, "facts": reading.facts}
-        coder.metadata = coder.metadata.model_copy(update={"imported": record})
+        said = {"format": row.name, "source": str(source), "warnings": reading.warnings, "facts": reading.facts}
+        coder.metadata.imported = said
         for text in reading.warnings:
             warnings.warn(f"{source}: {text}", ForeignCoderWarning, stacklevel=2)
     return coder.to(device)
