@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -120,6 +121,19 @@ def test_a_file_stands_for_its_folder() -> None:
     agrees(load(folder, file="ae.pt"), folder.with_suffix(".safetensors"))
     with pytest.raises(CoderError, match=r"has no file ae2.pt; it has ae.pt, config.json"):
         load(folder, file="ae2.pt")
+
+
+def test_a_checkpoint_finds_its_runs_configuration(tmp_path: Path) -> None:
+    folder = FIXTURES / "dictionary_learning" / "BatchTopKSAE"
+    (tmp_path / "checkpoints").mkdir()
+    shutil.copy(folder / "ae.pt", tmp_path / "checkpoints" / "ae_500.pt")
+    with pytest.raises(
+        CoderError, match=r"AutoEncoderTopK and BatchTopKSAE share; put its config.json, which says which, beside it"
+    ):
+        load(tmp_path / "checkpoints" / "ae_500.pt")
+    shutil.copy(folder / "config.json", tmp_path)
+    for given in (load(tmp_path / "checkpoints" / "ae_500.pt"), load(tmp_path, file="checkpoints/ae_500.pt")):
+        agrees(given, folder.with_suffix(".safetensors"))
 
 
 def test_the_users_word_wins_and_the_difference_is_told() -> None:

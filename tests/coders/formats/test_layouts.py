@@ -14,7 +14,7 @@ import yaml
 from safetensors.torch import save_file
 from torch import Tensor
 
-from saescope.coders import SparseCoder, TokenNorm, load
+from saescope.coders import SparseCoder, TokenNorm, load, save
 from saescope.errors import CoderError, ForeignCoderWarning
 
 D, F, OUT = 12, 20, 9
@@ -409,5 +409,9 @@ def test_crosscoder(scales: tuple[float, float] | None, tmp_path: Path) -> None:
     agrees(coder, codes, x_hat.flatten(1), x.flatten(1))
     assert [part.point for part in coder.reads] == ["resid_pre.14", "model_b:resid_pre.14"]
     assert coder.kind == "crosscoder"
+    again = load(save(coder, tmp_path / "saved"))
+    assert (again.reads, again.writes, again.kind) == (coder.reads, coder.writes, "crosscoder")
+    assert torch.equal(again(x.flatten(1)), coder(x.flatten(1)))
+    assert again.metadata.imported == coder.metadata.imported
     with pytest.raises(CoderError, match=r"input_scale was given as \[0.5\]; give one number for each"):
         load(folder, input_scale=0.5)

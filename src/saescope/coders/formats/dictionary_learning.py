@@ -48,8 +48,7 @@ def read(reading: Reading) -> SparseCoder:
     source = reading.source
     file = source.weights(WEIGHTS)
     content = source.pickle(file)
-    # A checkpoint of a run (`checkpoints/ae_500.pt`) lies below its configuration.
-    said = source.json(CONFIG) if source.has(CONFIG) else {}
+    said = _configuration(source)
     factor = 1.0
     if content.keys() >= _BACKUP:
         content, said, factor = _backup(reading, content, said)
@@ -72,6 +71,14 @@ def read(reading: Reading) -> SparseCoder:
     buffer = said.get("buffer")
     reading.sequences(context=buffer.get("ctx_len") if isinstance(buffer, dict) else None)
     return reading.sae(parts, reading.read_point(_point(trainer)))
+
+
+def _configuration(source: Source) -> dict[str, Any]:
+    """Beside the weights, or above them: a run's checkpoints (`checkpoints/ae_500.pt`) lie in a folder of their own."""
+    if source.has(CONFIG):
+        return source.json(CONFIG)
+    above = source.above()
+    return above.json(CONFIG) if above is not None and above.has(CONFIG) else {}
 
 
 def _class_of(content: dict[str, Any]) -> str | None:

@@ -55,7 +55,7 @@ def read(reading: Reading) -> SparseCoder:
     elif activation != "ReLU":
         reading.refuse(f"has activation {activation!r}; of OpenAI's saescope reads TopK and ReLU")
     reading.model("openai-community/gpt2")
-    reading.sequences(context=64, bos=False)
+    reading.sequences(bos=None)
     trail = source.trail if source.chosen is not None else f"{source.trail}/{file}"
     site = in_trail(trail, _SITE)
     return reading.sae(parts, reading.read_point(site[0].strip("/") if site else None))

@@ -55,6 +55,10 @@ class Source(ABC):
     def with_file(self, file: str) -> Source:
         """The same source when `file` of it is asked for."""
 
+    def above(self) -> Source | None:
+        """The folder that this one is in, where a checkpoint's run keeps its configuration; None where nobody knows."""
+        return None
+
     def label(self, name: str) -> str:
         """A file as messages name it."""
         return self.spec if name == self.chosen else f"{self.spec.rstrip('/')}/{name}"
@@ -191,6 +195,9 @@ class LocalSource(Source):
 
     def path(self, name: str) -> Path:
         return self.folder / name
+
+    def above(self) -> Source | None:
+        return LocalSource(str(self.folder.parent), self.folder.parent) if self.folder.name == "checkpoints" else None
 
     def with_file(self, file: str) -> Source:
         if not (self.folder / file).is_file():
