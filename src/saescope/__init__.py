@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from saescope.activations import harvest as harvest
     from saescope.coders import Codes as Codes
     from saescope.coders import SparseCoder as SparseCoder
+    from saescope.coders import export as export
     from saescope.coders import load as load
     from saescope.coders import save as save
     from saescope.coders import splice as splice
@@ -61,6 +62,7 @@ _HOME = {
     "StoreStream": "activations",
     "TrainConfig": "training",
     "evaluate": "evaluation",
+    "export": "coders",
     "harvest": "activations",
     "load": "coders",
     "save": "coders",

@@ -187,8 +187,11 @@ def synthetic_batch(shape: Shape) -> Float[Tensor, "tokens d_in"]:
 
 
 def _member(shape: Shape, batch: Float[Tensor, "tokens d_in"], device: torch.device, selection: torch.dtype) -> Member:
-    option = architecture_type(shape.arch).l0_option
-    coder = CoderConfig(name=shape.arch, arch=shape.arch, d_sae=shape.d_sae, options={option: shape.l0}, reads=("x",))
+    kind = architecture_type(shape.arch)
+    kind.refuse_training()
+    coder = CoderConfig(
+        name=shape.arch, arch=shape.arch, d_sae=shape.d_sae, options={kind.l0_option: shape.l0}, reads=("x",)
+    )
     rows = batch.float().cpu()
     mean = rows.mean(0)
     moments: Moments = {"x": (mean, float((rows - mean).pow(2).sum(1).mean()))}

@@ -16,6 +16,8 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "jumprelu": {"l0": 4},
     "standard": {"l0": 4},
     "gated": {"l0": 4},
+    "abstopk": {"k": 4},
+    "matching_pursuit": {"residual_threshold": 0.5, "max_iterations": 4},
 }
 D_SAE = 48
 
@@ -38,6 +40,7 @@ def small_coder(
         for parameter in coder.parameters():
             parameter.copy_(torch.randn(parameter.shape, generator=generator, dtype=torch.float64) * 0.5)
         coder.W_dec.div_(coder.W_dec.norm(dim=1, keepdim=True))
+        coder.architecture.settle(coder)
         if "threshold" in coder.extra_names:
             coder.extra("threshold").copy_(torch.rand(D_SAE, generator=generator))
     return coder

@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from tests.coders.conftest import small_coder
 
 from saescope.coders import load, save
-from saescope.errors import CoderError, OccupiedError
+from saescope.errors import CoderError, ForeignCoderWarning, OccupiedError
 
 
 @pytest.fixture
@@ -42,8 +42,8 @@ def edit_weights(folder: Path, change: Callable[[dict[str, torch.Tensor]], objec
             "saescope.json is damaged",
         ),
         (lambda f: edit_config(f, architecture="temporal"), "architecture 'temporal', which saescope does not read"),
-        (lambda f: edit_config(f, normalize_activations="layer_norm"), "asks for normalize_activations='layer_norm'"),
-        (lambda f: edit_config(f, d_sae="many"), "not a coder's configuration"),
+        (lambda f: edit_config(f, normalize_activations="whitening"), "asks for normalize_activations='whitening'"),
+        (lambda f: edit_config(f, d_sae="many"), "cfg.json has d_sae = 'many', which is not a number of dimensions"),
         (lambda f: (f / "sae_weights.safetensors").unlink(), "sae_weights.safetensors is missing"),
         (lambda f: (f / "sae_weights.safetensors").write_bytes(b"\0" * 100), "damaged or not a safetensors file"),
         (
@@ -84,7 +84,7 @@ def test_a_full_disk_leaves_the_old_coder_and_nothing_else(folder: Path, monkeyp
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("saescope.coders.storage.save_file", full)
+    monkeypatch.setattr("saescope.coders.formats.sae_lens.save_file", full)
     with pytest.raises(CoderError, match="No space left on device; nothing was left there"):
         save(small_coder("jumprelu", dtype=torch.float32, seed=3), folder)
     assert (folder / "sae_weights.safetensors").read_bytes() == before
@@ -94,7 +94,8 @@ def test_a_full_disk_leaves_the_old_coder_and_nothing_else(folder: Path, monkeyp
 def test_coder_of_sae_lens_without_our_file(folder: Path) -> None:
     whole = load(folder)
     (folder / "saescope.json").unlink()
-    alone = load(folder)
+    with pytest.warns(ForeignCoderWarning, match="BOS"):
+        alone = load(folder)
     x = torch.randn(5, 10)
     assert torch.equal(alone(x), whole(x))
-    assert alone.reads[0].point == "blocks.1.hook_resid_post"
+    assert alone.reads[0].point == "resid_post.1"

@@ -202,6 +202,23 @@ def test_points_that_are_only_reported_cannot_be_edited(tiny: Callable[[str], La
 # Padding and positions
 
 
+def test_an_edit_that_only_reads_sees_the_point_and_changes_nothing(family_lm: LanguageModel, tokens: Tensor) -> None:
+    captured = family_lm.run(
+        tokens, capture=[name for name in ("resid_mid.1", "mlp_in.1") if name in family_lm.points()], logits=True
+    )
+    for point, values in captured.activations.items():
+        seen: list[Tensor] = []
+
+        def look(given: Tensor, _: object, seen: list[Tensor] = seen) -> Tensor:
+            seen.append(given)
+            return given * 0
+
+        run = family_lm.run(tokens, edits=[Edit(point, look, reads_only=True)], logits=True)
+        assert torch.equal(run.logits, captured.logits)
+        assert torch.equal(seen[0], values)
+        assert run.fired == {point: 1}
+
+
 @pytest.mark.parametrize("side", ["left", "right", "both"])
 def test_padding_changes_no_real_value(family_lm: LanguageModel, tokens: Tensor, side: str) -> None:
     lengths = (11, 7)

@@ -39,7 +39,7 @@ def weights(folder: Path) -> bytes:
 
 
 def test_every_architecture_learns_what_was_planted(tmp_path: Path) -> None:
-    names = architecture_names()
+    names = architecture_names(trainable=True)
     run = train(config(*(coder(name, arch=name) for name in names)), source(), tmp_path / "run")
     held_out = planted(2048, seed=8)
     spread = (held_out - held_out.mean(0)).pow(2).sum()
@@ -53,7 +53,7 @@ def test_every_architecture_learns_what_was_planted(tmp_path: Path) -> None:
     assert run["matryoshka"].metadata.levels == [8, 20, 40]
 
 
-@pytest.mark.parametrize("name", architecture_names())
+@pytest.mark.parametrize("name", architecture_names(trainable=True))
 def test_l0_on_held_out_rows_is_what_was_asked_for(name: str, tmp_path: Path) -> None:
     """Settled there, so exact but for ties and rounding; training text would leave a few percent."""
     held_out = planted(2048, seed=7)
@@ -127,7 +127,9 @@ class StopHereError(Exception):
 
 @pytest.mark.parametrize("stop_at", [1, 30])
 def test_resumed_run_ends_in_the_same_bits(tmp_path: Path, stop_at: int) -> None:
-    both = config(*(coder(name, arch=name, seed=number) for number, name in enumerate(architecture_names())))
+    both = config(
+        *(coder(name, arch=name, seed=number) for number, name in enumerate(architecture_names(trainable=True)))
+    )
     train(both, source(passes=1), tmp_path / "whole")
 
     def stop(now: Progress) -> None:
@@ -137,7 +139,7 @@ def test_resumed_run_ends_in_the_same_bits(tmp_path: Path, stop_at: int) -> None
     with pytest.raises(StopHereError):
         train(both, source(passes=1), tmp_path / "cut", watcher=stop)
     train(both, source(passes=1), tmp_path / "cut")
-    for name in architecture_names():
+    for name in architecture_names(trainable=True):
         assert weights(tmp_path / "cut" / "coders" / name) == weights(tmp_path / "whole" / "coders" / name)
     lines = [(tmp_path / run / "metrics.jsonl").read_text().splitlines() for run in ("cut", "whole")]
     steps = [[(json.loads(line)["step"], json.loads(line)["coder"]) for line in part] for part in lines]

@@ -6,12 +6,12 @@ import atexit
 import os
 import sys
 import warnings
-from typing import NoReturn
+from typing import NoReturn, TextIO
 
 import typer
 from rich.console import Console
 
-from saescope.errors import SaescopeError
+from saescope.errors import ForeignCoderWarning, SaescopeError
 
 app = typer.Typer(
     name="saescope",
@@ -32,9 +32,9 @@ def _options(
 
 
 def _register() -> None:
-    from saescope.cli import bench, cache, demo, doctor, evaluate, fetch, harvest, sweep, synthetic, train
+    from saescope.cli import bench, cache, convert, demo, doctor, evaluate, fetch, harvest, sweep, synthetic, train
 
-    for commands in (demo, fetch, cache, harvest, train, evaluate, sweep, synthetic, doctor, bench):
+    for commands in (demo, fetch, cache, harvest, train, evaluate, sweep, synthetic, convert, doctor, bench):
         commands.register(app)
 
 
@@ -43,6 +43,7 @@ def main() -> NoReturn:
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     warnings.filterwarnings("ignore", module=r"(torch|transformers)\..*")
+    warnings.showwarning = _show
     _register()
     _leave(_run())
 
@@ -84,6 +85,21 @@ def _leave(code: int) -> NoReturn:
     except BrokenPipeError:
         code = 141
     os._exit(code)
+
+
+def _show(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    file: TextIO | None = None,
+    line: str | None = None,
+) -> None:
+    """What our own warnings say, in a line; Python's place and source line would say nothing to who typed a command."""
+    if issubclass(category, ForeignCoderWarning):
+        Console(stderr=True, highlight=False).print(f"[yellow]assumed:[/] {_escaped(str(message))}", soft_wrap=True)
+    else:
+        (file or sys.stderr).write(warnings.formatwarning(message, category, filename, lineno, line))
 
 
 def _complain(message: str) -> None:

@@ -59,15 +59,19 @@ class Architecture(ABC):
     name: as users type it and as `saescope.json` records it. inference: the name of the architecture that a trained
     coder is folded to for use (its own, or `jumprelu` where only a threshold remains). l0_option: which option holds the
     wanted L0: `k` where it is chosen, `l0` where training is steered to it. ranks: whether latents compete with
-    one another at inference, so that their values must not be rescaled one by one. file_names: names in SAELens's files
-    where they differ from ours. fast: parameters that learn faster than the weights, and how many times.
+    one another at inference, so that their values must not be rescaled one by one. trainable: whether saescope trains
+    it, or only runs what other tools have trained. file_names: names in SAELens's files where they differ from ours.
+    not_filed: the common weights that its files do not hold. fast: parameters that learn faster than the weights, and how
+    many times.
     """
 
     name: ClassVar[str]
     inference: ClassVar[str]
     l0_option: ClassVar[str] = "k"
     ranks: ClassVar[bool] = False
+    trainable: ClassVar[bool] = True
     file_names: ClassVar[dict[str, str]] = {}
+    not_filed: ClassVar[tuple[str, ...]] = ()
     fast: ClassVar[dict[str, float]] = {}
     options_type: ClassVar[type[Options]] = Options
 
@@ -82,11 +86,19 @@ class Architecture(ABC):
 
     def check(self) -> None:
         """Refuse to train with options that cannot work at this d_sae, with `UsageError`."""
+        self.refuse_training()
         if self.wanted_l0 > self.d_sae:
             raise UsageError(
                 f"{self.l0_option} = {self.wanted_l0:g} is more than the {self.d_sae} latents of d_sae; "
                 f"choose {self.l0_option} <= d_sae"
             )
+
+    @classmethod
+    def refuse_training(cls) -> None:
+        """UsageError where this architecture is only run."""
+        if not cls.trainable:
+            trained = [name for name, kind in _REGISTER.items() if kind.trainable]
+            raise UsageError(f"{cls.name} is read and run, not trained; saescope trains {', '.join(sorted(trained))}")
 
     def extra_parameters(self) -> dict[str, Tensor]:
         """Trained tensors beyond the common weights, by name, at their initial values."""
@@ -143,9 +155,28 @@ class Architecture(ABC):
     def describe(self) -> dict[str, Any]:
         return self.options.model_dump(mode="json")
 
+    def settle(self, coder: SparseCoder) -> None:  # noqa: B027
+        """Set what follows from the weights that `not_filed` leaves out, when a coder has been read."""
+
     def file_entries(self) -> dict[str, Any]:
         """What SAELens's configuration needs to know of this architecture at inference."""
         return {}
+
+
+class RunOnly(Architecture):
+    """An architecture that other tools train and saescope runs."""
+
+    trainable = False
+
+    def training_pass(
+        self,
+        coder: SparseCoder,
+        x: Float[Tensor, "tokens d_in"],
+        y: Float[Tensor, "tokens d_out"],
+        selection: torch.dtype,
+    ) -> TrainingPass:
+        self.refuse_training()
+        raise NotImplementedError
 
 
 _REGISTER: dict[str, type[Architecture]] = {}
@@ -157,8 +188,9 @@ def register(architecture: type[Architecture]) -> type[Architecture]:
     return architecture
 
 
-def architecture_names() -> list[str]:
-    return sorted(_REGISTER)
+def architecture_names(*, trainable: bool = False) -> list[str]:
+    """All architectures, or those that saescope trains."""
+    return sorted(name for name, kind in _REGISTER.items() if kind.trainable or not trainable)
 
 
 def architecture_type(name: str) -> type[Architecture]:

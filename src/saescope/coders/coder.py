@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from saescope.coders.architecture import Architecture
 from saescope.coders.codes import Codes
 from saescope.coders.metadata import CoderMetadata, Slice
+from saescope.coders.token_norm import TokenNorm
 from saescope.errors import CoderError
 from saescope.kernels import Encoding, Support, active, decode_from, preactivations_on
 
@@ -30,7 +31,9 @@ class SparseCoder(nn.Module):
     The encoder is kept as `W_enc_rows` [d_sae, d_in], one latent's weights contiguous, because the sparse kernels read it by
     latent; `W_enc` is its transposed view.
 
-    A coder from `saescope.load` works on raw activations: whatever normalisation it was trained with is folded in.
+    A coder from `saescope.load` works on raw activations: whatever normalisation it was trained with is folded in. Where
+    that cannot be, because each token was normalised by itself, `token_norm` does it, and undoes it on the output of a coder
+    that writes what it reads (a skip connection takes the raw input). Coders in training have none.
     """
 
     W_skip: nn.Parameter | None
@@ -43,6 +46,7 @@ class SparseCoder(nn.Module):
         *,
         skip: bool = False,
         apply_b_dec_to_input: bool | None = None,
+        token_norm: TokenNorm | None = None,
         dtype: torch.dtype = torch.float32,
         device: torch.device | str = "cpu",
     ) -> None:
@@ -59,6 +63,7 @@ class SparseCoder(nn.Module):
                 f"b_dec [{self.d_out}] cannot be subtracted from an input of width {self.d_in}; "
                 "set apply_b_dec_to_input=False"
             )
+        self.token_norm = token_norm
         self.metadata = CoderMetadata(trained_as=architecture.name, options=architecture.describe())
 
         def zeros(*shape: int) -> nn.Parameter:
@@ -154,15 +159,24 @@ class SparseCoder(nn.Module):
 
     def encode(self, x: Float[Tensor, "tokens d_in"]) -> Codes:
         """Codes of raw activations. Raises `CoderError` on a wrong width."""
-        return self.architecture.encode(self, self.check_input(x))
+        x = self.check_input(x)
+        return self.architecture.encode(self, x if self.token_norm is None else self.token_norm.apply(x))
 
     def decode(self, codes: Codes, x: Float[Tensor, "tokens d_in"] | None = None) -> Float[Tensor, "tokens d_out"]:
-        """Reconstruction from codes. A skip transcoder needs the input it was encoded from as well."""
+        """Reconstruction from codes. A skip transcoder, and a coder that undoes its `token_norm`, need the input that the codes
+        are of as well."""
         if codes.d_sae != self.d_sae:
             raise CoderError(
                 f"codes of {codes.d_sae} latents given to a coder of {self.d_sae}; they are another coder's"
             )
-        return decode_from(codes.support, codes.values.to(self.dtype), self.W_dec) + self.rest(x)
+        latents = decode_from(codes.support, codes.values.to(self.dtype), self.W_dec)
+        if self.token_norm is None or self.reads != self.writes:
+            return latents + self.rest(x)
+        if x is None:
+            raise CoderError(
+                f"this coder undoes its {self.token_norm.kind} on the output, which takes its input: call decode(codes, x)"
+            )
+        return self.token_norm.undo(latents + self.b_dec, self.check_input(x)) + self.skip(x)
 
     def rest(self, x: Float[Tensor, "tokens d_in"] | None) -> Float[Tensor, "*tokens d_out"]:
         """What the output has beside the latents' part: b_dec [d_out], or with a skip connection [tokens, d_out]."""

@@ -36,4 +36,8 @@ class CoderMetadata(BaseModel):
     training: dict[str, Any] = Field(
         default_factory=dict, description="resolved configuration, tokens, seconds, versions"
     )
+    imported: dict[str, Any] = Field(
+        default_factory=dict,
+        description="of a coder read from another tool's files: format, source, what was assumed (warnings), facts",
+    )
     history: list[dict[str, float]] = Field(default_factory=list, description="metrics over the run, thinned")

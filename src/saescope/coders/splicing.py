@@ -29,7 +29,7 @@ def splice(
     run = _Splice(coder, kept, reconstruct or coder.forward)
     reading = [part.point for part in coder.reads]
     writing = [part.point for part in coder.writes]
-    edits = [Edit(point, run.reader(point), name=f"read {point}") for point in reading]
+    edits = [Edit(point, run.reader(point), name=f"read {point}", reads_only=True) for point in reading]
     return edits + [Edit(point, run.writer(point), name=f"splice {point}") for point in writing]
 
 

@@ -1,6 +1,7 @@
 """The few hot operations: one meaning each (`reference`), chosen at run time (`dispatch`), differentiable (`autograd`)."""
 
 from saescope.kernels.autograd import decode_from, per_latent, preactivations_on, reconstruction_error
+from saescope.kernels.chunks import token_chunks
 from saescope.kernels.dispatch import IMPLEMENTATIONS, VARIABLE, active, using
 from saescope.kernels.operands import AdamStep, Decoding, Encoding, Reconstruction, Trained
 from saescope.kernels.operations import Kernels
@@ -21,5 +22,6 @@ __all__ = [
     "per_latent",
     "preactivations_on",
     "reconstruction_error",
+    "token_chunks",
     "using",
 ]

@@ -5,7 +5,7 @@ The only room that knows `interp-engine`; everything above it speaks in hook poi
 
 from saescope.lm.devices import has_native_bf16, resolve_device, resolve_dtype
 from saescope.lm.edits import Change, Edit, Positions, Run
-from saescope.lm.foreign_names import sae_lens_hook_name
+from saescope.lm.foreign_names import point_of_hook_name, sae_lens_hook_name
 from saescope.lm.generation import Generation
 from saescope.lm.model import LanguageModel
 from saescope.lm.point_patterns import Expression, PointNames, condensed
@@ -24,6 +24,7 @@ __all__ = [
     "common_layer",
     "condensed",
     "has_native_bf16",
+    "point_of_hook_name",
     "resolve_device",
     "resolve_dtype",
     "sae_lens_hook_name",

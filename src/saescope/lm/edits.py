@@ -40,12 +40,14 @@ class Edit:
     """Replace the values at `point` by `change(values, positions)`, of the same shape, dtype and device.
 
     Points with a head axis arrive flattened to `[batch, seq, heads * head_dim]`. What `change` returns on padding
-    is ignored. Edits of one point apply in the order given.
+    is ignored. Edits of one point apply in the order given. With `reads_only`, what `change` returns is ignored everywhere:
+    it looks, and so may be at `resid_mid`, which can only be read.
     """
 
     point: str
     change: Change
     name: str = ""
+    reads_only: bool = False
 
     def __str__(self) -> str:
         return f"edit {self.name!r} at {self.point}" if self.name else f"edit at {self.point}"

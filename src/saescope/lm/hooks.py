@@ -55,10 +55,11 @@ class RunHooks:
         self._places: dict[tuple[int, str], _Place] = {}
         for edit in edits:
             point = points.check(edit.point)
-            refusal = points.edit_refusal(point)
+            tap = points.tap(point)
+            looks = edit.reads_only and tap.beside
+            refusal = None if looks else points.edit_refusal(point)
             if refusal is not None:
                 raise UsageError(refusal)
-            tap = points.tap(point)
             self._place(tap).edits.append((edit, tap))
         for name in dict.fromkeys(capture):
             tap = points.tap(points.check(name))
@@ -106,6 +107,9 @@ class RunHooks:
     def _edited(self, place: _Place, raw: Tensor) -> Tensor:
         for edit, tap in place.edits:
             values = tap.read(raw, *self.positions.index.shape)
+            if edit.reads_only:
+                edit.change(values.clone(), self.positions)
+                continue
             raw = tap.write(raw, apply_edit(edit, values, self.positions, padded=self.padded))
         for point in {edit.point for edit, _ in place.edits}:
             self.fired[point] += 1

@@ -37,5 +37,10 @@ def warm_start(coder: SparseCoder, source: str, reads: Normalization, writes: No
         )
     if (saved.W_skip is None) != (coder.W_skip is None):
         raise UsageError(f"cannot start from {source}: only one of the two coders has a skip connection")
+    if saved.token_norm is not None:
+        raise CoderError(
+            f"cannot start from {source}: it normalises each token by itself ({saved.token_norm.kind}), which saescope does "
+            "not train with; start from a coder of raw activations"
+        )
     unfold(saved, coder, reads, writes)
     return coder.architecture.inference == saved.architecture.name

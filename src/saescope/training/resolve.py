@@ -74,7 +74,9 @@ def _one_group(option: str, expression: Expression, available: PointNames) -> tu
 def _options(arch: str, l0: float | None) -> dict[str, Any]:
     """The wanted L0 under the name that the architecture has for it."""
     # An unknown architecture is refused here rather than by validation, so that the message names what was typed.
-    option = architecture_type(arch).l0_option
+    kind = architecture_type(arch)
+    kind.refuse_training()
+    option = kind.l0_option
     if l0 is None:
         return {}
     return {option: int(l0) if float(l0).is_integer() else l0}
