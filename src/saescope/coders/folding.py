@@ -94,18 +94,6 @@ def unfold(coder: SparseCoder, into: SparseCoder, reads: Normalization, writes: 
                 into.extra(name).copy_(value)
 
 
-@torch.no_grad()
-def rescale_to_unit_rows(coder: SparseCoder) -> None:
-    """Give every latent's decoder row length one and its value the length instead, in place."""
-    norms = decoder_norms(coder).clamp(min=1e-30)
-    own = coder.architecture.inference_tensors(coder, norms.double(), torch.zeros_like(norms).double())
-    coder.W_enc_rows.mul_(norms[:, None])
-    coder.b_enc.mul_(norms)
-    coder.W_dec.div_(norms[:, None])
-    for name, value in own.items():
-        coder.extra(name).copy_(value)
-
-
 def decoder_norms(coder: SparseCoder) -> Float[Tensor, "d_sae"]:
     """‖W_dec row‖, the weight by which a latent's activation counts."""
     norms: Tensor = coder.W_dec.detach().norm(dim=1)
