@@ -1,0 +1,161 @@
+"""First letters: are there latents for a word's first letter, over how many is it split, and is it absorbed?"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from scipy import sparse
+from torch import Tensor
+
+from saescope.coders import SparseCoder
+from saescope.evaluation.bootstrap import RESAMPLES
+from saescope.evaluation.code_matrix import code_matrix
+from saescope.evaluation.controls import Absent, frozen_random
+from saescope.evaluation.letters.examples import LetterExamples, checked, letter_examples, words_or_reason
+from saescope.evaluation.letters.outcome import (
+    LEAST_F1,
+    FeatureF1,
+    LetterOutcome,
+    Probed,
+    feature_f1,
+    letter_outcome,
+)
+from saescope.evaluation.letters.scores import CONTROLS, lead_of, scores_of
+from saescope.evaluation.letters.splitting import CANDIDATES, MOST_SPLITS, RISE
+from saescope.evaluation.letters.words import TEMPLATE
+from saescope.evaluation.part import Part
+from saescope.evaluation.setting import Setting
+from saescope.evaluation.subject import Subject
+
+NAME = "absorption"
+TITLE = "First letters, splitting, absorption"
+
+
+@torch.no_grad()
+def measure(subjects: Sequence[Subject], setting: Setting) -> list[Part]:
+    """Of each coder: k-sparse probes for the first letters of the vocabulary's words, splits, absorption."""
+    words = words_or_reason(setting)
+    if isinstance(words, str):
+        return [Part(NAME, TITLE, absent=words) for _ in subjects]
+    shared = Shared(setting.resamples, setting.seed)
+    parts = []
+    for number, subject in enumerate(subjects):
+        setting.progress("first letters", number, len(subjects))
+        parts.append(measure_examples(subject, letter_examples(subject, words, setting), shared))
+    setting.progress("first letters", len(subjects), len(subjects))
+    return parts
+
+
+class Shared:
+    """How often to resample, and what coders of one place share: probes on activations and on single dimensions."""
+
+    def __init__(self, resamples: int = RESAMPLES, seed: int = 0) -> None:
+        self.resamples = resamples
+        self.seed = seed
+        self._last: tuple[LetterExamples, Probed, FeatureF1] | None = None
+
+    def of(self, examples: LetterExamples) -> tuple[Probed, FeatureF1]:
+        if self._last is None or not torch.equal(self._last[0].written, examples.written):
+            probed = Probed.of(examples, self.resamples, self.seed)
+            dimensions = sparse.csr_matrix(examples.written.numpy())
+            self._last = (examples, probed, feature_f1(dimensions, probed, most=1, either_sign=True))
+        return self._last[1:]
+
+
+@torch.no_grad()
+def measure_examples(subject: Subject, examples: LetterExamples, shared: Shared) -> Part:
+    """One coder's part, on words whose activations are known."""
+    probed, dimensions = shared.of(checked(examples))
+    if not probed.usable:
+        best = float(probed.f1[0].max())
+        return Part(
+            NAME,
+            TITLE,
+            absent=f"no first letter can be read off the activations: the best linear probe has F1 {best:.2f}, "
+            f"and {LEAST_F1} is needed",
+        )
+    codes = code_matrix(subject.coder, examples.read)
+    own = letter_outcome(codes, decoder(subject.coder), probed)
+    l0 = codes.nnz / codes.shape[0]
+    control = frozen_random(subject, examples.read, l0, seed=shared.seed)
+    random = None
+    if not isinstance(control, Absent):
+        random_codes = code_matrix(control.coder, examples.read)
+        random = letter_outcome(random_codes, decoder(control.coder), probed)
+    descriptions = {key: text for key, text in CONTROLS.items() if random is not None or key != "frozen_random"}
+    return Part(
+        NAME,
+        TITLE,
+        lead=lead_of(own, probed),
+        scores=scores_of(own, random, dimensions, probed, shared.resamples, shared.seed),
+        controls=descriptions,
+        facts=_facts(own, random, probed, shared, l0, control),
+    )
+
+
+def decoder(coder: SparseCoder) -> Float[Tensor, "d_sae d_out"]:
+    """Its decoder rows in float32 on the processor."""
+    return coder.W_dec.detach().float().cpu()
+
+
+def _facts(
+    own: LetterOutcome,
+    random: LetterOutcome | None,
+    probed: Probed,
+    shared: Shared,
+    l0: float,
+    control: object,
+) -> dict[str, Any]:
+    words = probed.examples.words
+    facts: dict[str, Any] = {
+        "template": TEMPLATE,
+        "position": "the word's own token, the last of the text",
+        "words": {
+            "in_vocabulary": words.found,
+            "train": int((~words.test).sum()),
+            "test": int(words.test.sum()),
+            "left_out_as_special_or_sink": probed.examples.left_out,
+        },
+        "letters_probed": "".join(words.letters),
+        "letters_counted": "".join(words.letters[number] for number in probed.usable),
+        "latents_chosen_by": f"F1 on training words, among the {CANDIDATES} largest mean differences in units of the "
+        f"latent's standard deviation; one more while it adds over {RISE}, {MOST_SPLITS} at most",
+        "l0": l0,
+        "seed": shared.seed,
+        "intervals": {
+            "unit": "held-out word within its letter; for split_latents, letter",
+            "level": 0.95,
+            "resamples": shared.resamples,
+        },
+        "by_letter": _by_letter(own, probed),
+    }
+    if isinstance(control, Absent):
+        facts["frozen_random"] = {"absent": control.reason}
+    elif random is not None:
+        facts["frozen_random"] = {**control.facts, "by_letter": _by_letter(random, probed)}  # type: ignore[attr-defined]
+    return facts
+
+
+def _by_letter(outcome: LetterOutcome, probed: Probed) -> dict[str, dict[str, Any]]:
+    full, fraction = outcome.rates("full")[0].tolist(), outcome.rates("fraction")[0].tolist()
+    found = {}
+    for place, number in enumerate(probed.usable):
+        absorbed = outcome.absorbed[place]
+        found[probed.examples.words.letters[number]] = {
+            "probe_f1": float(probed.f1[0, number]),
+            "k1_f1": float(outcome.features.single[0, place]),
+            "split_f1": float(outcome.features.split[0, place]),
+            "split_latents": list(outcome.features.features[place].split.chosen),
+            "words_right": int(outcome.words[place].sum()),
+            "words_counted": 0 if absorbed is None else int(absorbed.counted.sum()),
+            "full_absorption_rate": _number(full[place]),
+            "absorption_fraction": _number(fraction[place]),
+        }
+    return found
+
+
+def _number(value: float) -> float | None:
+    return None if value != value else value
