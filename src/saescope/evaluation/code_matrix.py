@@ -33,3 +33,8 @@ def firing(codes: sparse.csr_matrix) -> sparse.csr_matrix:
 def dense_columns(codes: sparse.spmatrix, columns: list[int]) -> Float[Tensor, "rows columns"]:
     """Some latents at every row."""
     return torch.from_numpy(codes[:, columns].toarray())
+
+
+def decoder_rows(coder: SparseCoder) -> Float[Tensor, "d_sae d_out"]:
+    """What each latent writes, in float32 on the processor."""
+    return coder.W_dec.detach().float().cpu()

@@ -6,13 +6,10 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from jaxtyping import Float
 from scipy import sparse
-from torch import Tensor
 
-from saescope.coders import SparseCoder
 from saescope.evaluation.bootstrap import RESAMPLES
-from saescope.evaluation.code_matrix import code_matrix
+from saescope.evaluation.code_matrix import code_matrix, decoder_rows
 from saescope.evaluation.controls import Absent, frozen_random
 from saescope.evaluation.letters.examples import LetterExamples, checked, letter_examples, words_or_reason
 from saescope.evaluation.letters.outcome import (
@@ -78,13 +75,13 @@ def measure_examples(subject: Subject, examples: LetterExamples, shared: Shared)
             f"and {LEAST_F1} is needed",
         )
     codes = code_matrix(subject.coder, examples.read)
-    own = letter_outcome(codes, decoder(subject.coder), probed)
+    own = letter_outcome(codes, decoder_rows(subject.coder), probed)
     l0 = codes.nnz / codes.shape[0]
     control = frozen_random(subject, examples.read, l0, seed=shared.seed)
     random = None
     if not isinstance(control, Absent):
         random_codes = code_matrix(control.coder, examples.read)
-        random = letter_outcome(random_codes, decoder(control.coder), probed)
+        random = letter_outcome(random_codes, decoder_rows(control.coder), probed)
     descriptions = {key: text for key, text in CONTROLS.items() if random is not None or key != "frozen_random"}
     return Part(
         NAME,
@@ -94,11 +91,6 @@ def measure_examples(subject: Subject, examples: LetterExamples, shared: Shared)
         controls=descriptions,
         facts=_facts(own, random, probed, shared, l0, control),
     )
-
-
-def decoder(coder: SparseCoder) -> Float[Tensor, "d_sae d_out"]:
-    """Its decoder rows in float32 on the processor."""
-    return coder.W_dec.detach().float().cpu()
 
 
 def _facts(
