@@ -78,8 +78,8 @@ def test_a_latent_a_class_has_all_of_its_effect_at_home() -> None:
         # Every member is lost and no non-member changes sides: from 1 to a half.
         assert found["own_drop"]["2"] == pytest.approx(0.5)
         # A fitted probe may take "none of the other classes" for its own, so one of three others can lose a third of a half.
-        assert found["others_drop"]["2"] <= 0.5 / 3
-    assert effect(part, 2) >= 0.5 - 0.5 / 3
+        assert found["others_drop"]["2"] <= 0.17
+    assert effect(part, 2) >= 0.33
     low, high = part["letters_effect_2"].found.interval or (1.0, 0.0)
     assert low <= effect(part, 2) <= high
 
