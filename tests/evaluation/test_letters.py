@@ -17,7 +17,7 @@ from saescope.coders import SparseCoder
 from saescope.evaluation import ActivationCache, Part, Setting, Subject
 from saescope.evaluation.letters import Shared, measure, measure_examples
 from saescope.evaluation.letters.absorption import absorption
-from saescope.evaluation.letters.examples import LetterExamples
+from saescope.evaluation.letters.examples import LetterExamples, letter_examples
 from saescope.evaluation.letters.splitting import Candidates, letter_features
 from saescope.evaluation.letters.words import Words, vocabulary_words
 from saescope.lm import LanguageModel
@@ -279,3 +279,46 @@ def test_a_vocabulary_without_words_is_a_reason(byte_tokenizer: PreTrainedTokeni
     lm = tiny_lm(byte_tokenizer)
     (part,) = measure([Subject(coder_of(torch.eye(24), torch.eye(24)))], setting_of(lm))
     assert "vocabulary" in part.absent
+
+
+def test_a_rule_that_leaves_a_letter_without_words_is_a_reason() -> None:
+    lm = tiny_lm(word_tokenizer())
+    width = lm.width(POINT)
+    subject = Subject(coder_of(torch.eye(width), torch.eye(width)))
+    special = vocabulary_words(lm.tokenizer)
+    assert special is not None
+    of_a = special.token[special.letter == 0].tolist()
+    subject.coder.metadata.kept_rule = {"special_ids": of_a, "reference_norm": {}, "ratio": 10.0}
+    (part,) = measure([subject], setting_of(lm))
+    assert "40 of 80 words" in part.absent
+
+
+@pytest.mark.real
+def test_a_coder_made_of_the_probes_is_as_good_as_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    """SmolLM2 holds first letters at its middle; latents along the probes find them, alone and without absorption."""
+    monkeypatch.setattr("saescope.evaluation.letters.words.MOST_WORDS", 80)
+    monkeypatch.setattr("saescope.evaluation.letters.words.LEAST_WORDS", 1000)
+    lm = LanguageModel.load("smollm2", device="cpu")
+    point = "resid_post.14"
+    setting = setting_of(lm)
+    found = vocabulary_words(lm.tokenizer)
+    assert found is not None
+    rule = {"special_ids": sorted(lm.special_ids), "reference_norm": {point: 150.0}, "ratio": 10.0}
+    stand_in = Subject(coder_of(torch.eye(lm.d_model), torch.eye(lm.d_model), reads=point, kept_rule=rule))
+    examples = letter_examples(stand_in, found, setting)
+    assert isinstance(examples, LetterExamples)
+    assert examples.left_out == 0
+    probes = examples.probes()
+    coder = coder_of(probes.weight.T, probes.unit.T, reads=point, kept_rule=rule)
+    with torch.no_grad():
+        coder.extra("threshold").copy_(probes.threshold)
+    (part,) = measure([Subject(coder)], setting)
+    dense = part["k1_f1"].controls["dense_probe"].value
+    assert dense is not None
+    assert dense > 0.75
+    assert part["k1_f1"].found.value == pytest.approx(dense, abs=0.08)
+    assert part["split_latents"].found.value == 1.0
+    assert part["full_absorption_rate"].found.value == 0.0
+    dimension = part["k1_f1"].controls["dimension"].value
+    assert dimension is not None
+    assert dimension < dense - 0.2

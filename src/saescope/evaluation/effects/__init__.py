@@ -24,7 +24,7 @@ from saescope.evaluation.effects.ablation import (
 )
 from saescope.evaluation.effects.class_set import ClassSet
 from saescope.evaluation.effects.documents import DocumentPassages, document_passages, document_set
-from saescope.evaluation.letters.examples import checked, letter_examples, words_or_reason
+from saescope.evaluation.letters.examples import letter_examples, words_or_reason
 from saescope.evaluation.letters.words import TEMPLATE, Words
 from saescope.evaluation.part import Estimate, Part, Score
 from saescope.evaluation.resampling import class_resamples, percentiles
@@ -86,13 +86,12 @@ def _class_sets(
     subject: Subject, words: Words | str, passages: DocumentPassages | str, setting: Setting
 ) -> list[ClassSet | tuple[str, str]]:
     """The sets, or the name of one and why it is missing."""
-    sets: list[ClassSet | tuple[str, str]] = []
-    if isinstance(words, str):
-        sets.append(("letters", words))
-    else:
-        sets.append(ClassSet.of_letters(checked(letter_examples(subject, words, setting))))
-    sets.append(("documents", passages) if isinstance(passages, str) else document_set(subject, passages, setting))
-    return sets
+    examples = words if isinstance(words, str) else letter_examples(subject, words, setting)
+    documents = passages if isinstance(passages, str) else document_set(subject, passages, setting)
+    return [
+        ("letters", examples) if isinstance(examples, str) else ClassSet.of_letters(examples),
+        ("documents", documents) if isinstance(documents, str) else documents,
+    ]
 
 
 @dataclass(frozen=True)

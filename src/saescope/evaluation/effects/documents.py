@@ -90,15 +90,15 @@ def _passages(by_document: Sequence[list[list[int]]], titles: Sequence[str]) -> 
     )
 
 
-def document_set(subject: Subject, passages: DocumentPassages, setting: Setting) -> ClassSet:
-    """The passages' activations at positions that count. TextError where the exclusion rule leaves a passage none."""
+def document_set(subject: Subject, passages: DocumentPassages, setting: Setting) -> ClassSet | str:
+    """The passages' activations at positions that count, or why they cannot be probed."""
     found = setting.cache.of(
         passages.texts, subject.points, lambda done, total: setting.progress("run passages", done, total)
     )
     kept = found.kept(kept_rule(subject, found, setting)).nonzero()[:, 0]
     example = found.text[kept]
     if example.unique().numel() < len(passages.texts):
-        raise TextError("the exclusion rule leaves nothing of some passages, so they cannot be probed")
+        return "the coder's exclusion rule leaves no position of some passages"
     x = found.concatenated([part.point for part in subject.coder.reads], kept)
     facts = {
         "train": int((~passages.test).sum()),

@@ -11,7 +11,7 @@ from scipy import sparse
 from saescope.evaluation.bootstrap import RESAMPLES
 from saescope.evaluation.code_matrix import code_matrix, decoder_rows
 from saescope.evaluation.controls import Absent, frozen_random
-from saescope.evaluation.letters.examples import LetterExamples, checked, letter_examples, words_or_reason
+from saescope.evaluation.letters.examples import LetterExamples, letter_examples, words_or_reason
 from saescope.evaluation.letters.outcome import (
     LEAST_F1,
     FeatureF1,
@@ -41,7 +41,11 @@ def measure(subjects: Sequence[Subject], setting: Setting) -> list[Part]:
     parts = []
     for number, subject in enumerate(subjects):
         setting.progress("first letters", number, len(subjects))
-        parts.append(measure_examples(subject, letter_examples(subject, words, setting), shared))
+        examples = letter_examples(subject, words, setting)
+        if isinstance(examples, str):
+            parts.append(Part(NAME, TITLE, absent=examples))
+        else:
+            parts.append(measure_examples(subject, examples, shared))
     setting.progress("first letters", len(subjects), len(subjects))
     return parts
 
@@ -65,7 +69,7 @@ class Shared:
 @torch.no_grad()
 def measure_examples(subject: Subject, examples: LetterExamples, shared: Shared) -> Part:
     """One coder's part, on words whose activations are known."""
-    probed, dimensions = shared.of(checked(examples))
+    probed, dimensions = shared.of(examples)
     if not probed.usable:
         best = float(probed.f1[0].max())
         return Part(

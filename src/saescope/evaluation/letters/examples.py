@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from saescope.activations import KeptRule
-from saescope.errors import TextError
 from saescope.evaluation.letters.words import LEAST_WORDS, Words, vocabulary_words
 from saescope.evaluation.linear_probe import LinearProbes, fit_probes
 from saescope.evaluation.setting import Setting
@@ -28,34 +26,32 @@ class LetterExamples:
     written: Float[Tensor, "words d_out"]
     left_out: int = 0
 
-    @property
-    def trainable(self) -> bool:
-        """Whether every letter has words on both sides."""
-        sizes = [torch.bincount(self.words.letter[side], minlength=len(self.words.letters)) for side in self._sides]
-        return bool((torch.stack(sizes) > 0).all())
-
-    @property
-    def _sides(self) -> tuple[Tensor, Tensor]:
-        return self.words.test, ~self.words.test
-
     def probes(self) -> LinearProbes:
         """One a letter, of what the coder should write, fitted on the training words."""
         train = ~self.words.test
         return fit_probes(self.written[train], self.words.member[train])
 
 
-def letter_examples(subject: Subject, words: Words, setting: Setting) -> LetterExamples:
-    """The model's activations at the last token of each word's text, run in the way the coder's training text was."""
+def letter_examples(subject: Subject, words: Words, setting: Setting) -> LetterExamples | str:
+    """The model's activations at the last token of each word's text, which begins as the coder's training text did; or why
+    they cannot be probed."""
     prefix = Sequencer([], setting.lm.tokenizer, subject.sequence_options()).prefix
     texts = words.texts(setting.lm.tokenizer, prefix)
     found = setting.cache.of(texts, subject.points, lambda done, total: setting.progress("run words", done, total))
     last = found.pointers[1:] - 1
     kept = found.kept(kept_rule(subject, found, setting))[last]
+    left_out = int((~kept).sum())
+    counting = words.of(kept)
+    if not counting.trainable:
+        return (
+            f"the coder's exclusion rule takes {left_out} of {kept.numel()} words for special tokens or attention sinks, "
+            "which leaves some letter without words"
+        )
     at = last[kept]
     read, written = (
         found.concatenated([part.point for part in parts], at) for parts in (subject.coder.reads, subject.coder.writes)
     )
-    return LetterExamples(words.of(kept), read, written, int((~kept).sum()))
+    return LetterExamples(counting, read, written, left_out)
 
 
 def kept_rule(subject: Subject, found: TextActivations, setting: Setting) -> KeptRule:
@@ -73,13 +69,3 @@ def words_or_reason(setting: Setting) -> Words | str:
             f"{LEAST_WORDS} lower-case whole words each (one token, a space before it)"
         )
     return words
-
-
-def checked(examples: LetterExamples) -> LetterExamples:
-    """The same. TextError where the exclusion rule leaves some letter without words."""
-    if not examples.trainable:
-        raise TextError(
-            f"the exclusion rule leaves out {examples.left_out} of {examples.left_out + examples.words.token.numel()} "
-            "words as special tokens or attention sinks, so some letter has none to probe"
-        )
-    return examples

@@ -75,7 +75,6 @@ def scores_of(
             beside(splits),
             "Latents added to a letter's probe while its F1 on training words rose by more than .03; 1 is no splitting.",
             "Also 1 where no latent helps at all: read it beside F1. Wider coders split more.",
-            "lower",
             digits=2,
         ),
         Score(

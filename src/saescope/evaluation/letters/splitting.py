@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 from scipy import sparse
@@ -53,15 +54,16 @@ class Candidates:
 
     def __init__(self, features: sparse.csr_matrix) -> None:
         self.features = features.tocsc()
-        self._rows = features.tocsr()
+        # Sums in float64: a dimension's mean may be a hundred times its standard deviation.
+        self._rows = features.tocsr().astype(np.float64)
         n = features.shape[0]
-        self._total = torch.from_numpy(features.sum(0).A1).double()
-        square = torch.from_numpy(features.multiply(features).sum(0).A1).double()
+        self._total = torch.from_numpy(self._rows.sum(0).A1)
+        square = torch.from_numpy(self._rows.multiply(self._rows).sum(0).A1)
         self._spread = (square / n - (self._total / n).square()).clamp(min=0).sqrt()
 
     def of(self, member: Bool[Tensor, "words"], count: int, *, either_sign: bool = False) -> Int[Tensor, "candidates"]:
         """The columns that stand out, best first; fewer than `count` where fewer do."""
-        inside = torch.from_numpy(self._rows[member.numpy()].sum(0).A1).double()
+        inside = torch.from_numpy(self._rows[member.numpy()].sum(0).A1)
         n_inside = int(member.sum())
         difference = inside / n_inside - (self._total - inside) / (member.numel() - n_inside)
         # A column that never varies says nothing; rounding alone must not make it a candidate.

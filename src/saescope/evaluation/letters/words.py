@@ -46,6 +46,12 @@ class Words:
     def member(self) -> Bool[Tensor, "words letters"]:
         return self.letter[:, None] == torch.arange(len(self.letters))
 
+    @property
+    def trainable(self) -> bool:
+        """Whether every letter has words on both sides."""
+        sides = (self.letter[self.test], self.letter[~self.test])
+        return all(side.unique().numel() == len(self.letters) for side in sides)
+
     def texts(self, tokenizer: PreTrainedTokenizerBase, prefix: Sequence[int]) -> list[list[int]]:
         """What the model reads: `TEMPLATE` after the tokenizer's own beginning, with the word as its last token."""
         before = TextEncoder(tokenizer).encode([TEMPLATE.removesuffix(" {word}")])[0].tokens.tolist()
