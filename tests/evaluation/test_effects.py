@@ -158,6 +158,16 @@ def test_random_latents_that_fire_as_often_do_nothing() -> None:
     assert abs(effect(part, 2, "random_latents")) < 0.02
 
 
+def test_the_shuffled_decoder_is_the_coder_with_other_rows() -> None:
+    latents, probed = known(planted(), activations(), axes(0, CLASSES).T)
+    shuffled = latents.with_shuffled_decoder(3)
+    assert sorted(shuffled.onto.sum(1).tolist()) == sorted(latents.onto.sum(1).tolist())
+    assert shuffled.held_out is latents.held_out
+    # What is left writes along no probe where it fires, or fires without meaning the class.
+    found = effect_of(shuffled, [shuffled.attributed(label, 2) for label in range(CLASSES)], probed)
+    assert abs(found.targeted) < 0.1
+
+
 def test_a_permuted_decoder_loses_its_effects() -> None:
     coder = planted()
     rows = torch.arange(coder.d_sae).roll(CLASSES)
@@ -231,5 +241,5 @@ def test_from_documents_to_the_numbers(setting: Setting, monkeypatch: pytest.Mon
     json.dumps(part.to_dict(), allow_nan=False)
     assert "vocabulary" in part.facts["missing_sets"]["letters"]
     assert [score.key for score in part.scores] == [f"documents_effect_{n}" for n in COUNTS]
-    assert all(set(score.controls) == {"random_latents", "frozen_random"} for score in part.scores)
+    assert all(set(score.controls) == {"random_latents", "shuffled_decoder", "frozen_random"} for score in part.scores)
     assert absent.absent.startswith("ablating a transcoder's latents")

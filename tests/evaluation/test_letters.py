@@ -110,6 +110,10 @@ def test_full_absorption_is_the_planted_share(count: int) -> None:
     assert found["full_absorption_rate"] == count / HELD_OUT
     assert found["absorption_fraction"] == pytest.approx(count / HELD_OUT)
     assert value(part, "full_absorption_rate") == pytest.approx(count / HELD_OUT / LETTERS)
+    # Any four of the rows that come to lie under the words' own latents write some of the letter with hardly a chance.
+    by_chance = part["full_absorption_rate"].controls["shuffled_decoder"].value
+    assert by_chance is not None
+    assert by_chance <= value(part, "full_absorption_rate")
     low, high = part["full_absorption_rate"].found.interval or (None, None)
     assert low is not None
     assert low <= count / HELD_OUT / LETTERS <= high

@@ -38,3 +38,8 @@ def dense_columns(codes: sparse.spmatrix, columns: list[int]) -> Float[Tensor, "
 def decoder_rows(coder: SparseCoder) -> Float[Tensor, "d_sae d_out"]:
     """What each latent writes, in float32 on the processor."""
     return coder.W_dec.detach().float().cpu()
+
+
+def shuffled_rows(W_dec: Float[Tensor, "d_sae d_out"], seed: int) -> Float[Tensor, "d_sae d_out"]:
+    """Each latent with another's decoder row, by chance."""
+    return W_dec[torch.randperm(W_dec.shape[0], generator=torch.Generator().manual_seed(seed))]

@@ -41,6 +41,8 @@ _SAMPLE_ROWS = 8192
 CONTROLS = {
     "random_latents": "As many other latents of the coder, each drawn among those that fire about as often on the class; "
     f"mean of {DRAWS} draws.",
+    "shuffled_decoder": "The coder with its decoder rows dealt out among its latents by chance; its latents chosen in the same "
+    "way.",
     "frozen_random": "As many random directions, a threshold that gives the coder's L0 here, nothing trained; its latents "
     "chosen in the same way.",
 }
@@ -102,6 +104,7 @@ class _SetOutcome:
     latents: Latents
     own: dict[int, Effect]
     random_latents: dict[int, list[Effect]]
+    shuffled_decoder: dict[int, Effect]
     frozen_random: dict[int, Effect] | None
     control: dict[str, Any]
     l0: float
@@ -147,27 +150,32 @@ def _set_outcome(subject: Subject, probed: ProbedSet, seed: int) -> _SetOutcome:
     codes = code_matrix(subject.coder, classes.x)
     l0 = codes.nnz / codes.shape[0]
     latents = Latents.of(codes, decoder_rows(subject.coder), probed)
-    chosen = {label: latents.attributed(label, max(COUNTS)) for label in probed.usable}
+    chosen = _chosen(latents, probed)
     generator = np.random.default_rng(seed)
     draws = [{label: latents.matched(label, chosen[label], generator) for label in probed.usable} for _ in range(DRAWS)]
     rows = classes.x.shape[0]
     spread = torch.arange(min(rows, _SAMPLE_ROWS)) * rows // min(rows, _SAMPLE_ROWS)
     control = frozen_random(subject, classes.x[spread], l0, seed=seed)
+    shuffled = latents.with_shuffled_decoder(seed)
     random_effects = None
     if not isinstance(control, Absent):
         random_codes = code_matrix(control.coder, classes.x)
         random_latents = Latents.of(random_codes, decoder_rows(control.coder), probed)
-        random_chosen = {label: random_latents.attributed(label, max(COUNTS)) for label in probed.usable}
-        random_effects = _effects(random_latents, random_chosen, probed)
+        random_effects = _effects(random_latents, _chosen(random_latents, probed), probed)
     return _SetOutcome(
         probed,
         latents,
         _effects(latents, chosen, probed),
         {n: [_effect(latents, draw, probed, n) for draw in draws] for n in COUNTS},
+        _effects(shuffled, _chosen(shuffled, probed), probed),
         random_effects,
         {"absent": control.reason} if isinstance(control, Absent) else control.facts,
         l0,
     )
+
+
+def _chosen(latents: Latents, probed: ProbedSet) -> dict[int, list[int]]:
+    return {label: latents.attributed(label, max(COUNTS)) for label in probed.usable}
 
 
 def _effects(latents: Latents, chosen: dict[int, list[int]], probed: ProbedSet) -> dict[int, Effect]:
@@ -188,7 +196,10 @@ def _scores(outcome: _SetOutcome, resamples: int, seed: int) -> list[Score]:
 
     scores = []
     for n in COUNTS:
-        controls = {"random_latents": estimate(outcome.random_latents[n])}
+        controls = {
+            "random_latents": estimate(outcome.random_latents[n]),
+            "shuffled_decoder": estimate([outcome.shuffled_decoder[n]]),
+        }
         if outcome.frozen_random is not None:
             controls["frozen_random"] = estimate([outcome.frozen_random[n]])
         scores.append(

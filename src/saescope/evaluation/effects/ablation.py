@@ -13,7 +13,7 @@ taking the mean is ablating the mean.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -21,7 +21,7 @@ from jaxtyping import Bool, Float
 from scipy import sparse
 from torch import Tensor
 
-from saescope.evaluation.code_matrix import dense_columns, firing
+from saescope.evaluation.code_matrix import dense_columns, firing, shuffled_rows
 from saescope.evaluation.effects.class_set import ClassSet
 from saescope.evaluation.linear_probe import LinearProbes, fit_probes
 
@@ -63,11 +63,11 @@ class ProbedSet:
 
 @dataclass(frozen=True)
 class Latents:
-    """A coder's latents on a class set: activations [test, d_sae], each class's attributions and firing rates
-    [classes, d_sae] on the training examples, and what each latent adds to each probe [d_sae, classes]."""
+    """A coder's latents on a class set: activations [test, d_sae], on the training examples each class's mean activations
+    above the other classes' and its firing rates [classes, d_sae], and what each latent adds to each probe [d_sae, classes]."""
 
     held_out: sparse.csc_matrix
-    attribution: Float[np.ndarray, "classes d_sae"]
+    difference: Float[np.ndarray, "classes d_sae"]
     rate: Float[np.ndarray, "classes d_sae"]
     onto: Float[Tensor, "d_sae classes"]
 
@@ -84,12 +84,17 @@ class Latents:
         others = (inside.sum(0) - inside) / (member.shape[0] - size)
         onto = W_dec @ probed.probes.weight
         rate = (fires[train.numpy()].T @ member).T / size
-        return Latents(values[classes.test.numpy()].tocsc(), (mean - others) * onto.T.double().numpy(), rate, onto)
+        return Latents(values[classes.test.numpy()].tocsc(), mean - others, rate, onto)
+
+    def with_shuffled_decoder(self, seed: int) -> Latents:
+        """The same activations, each latent with another's decoder row."""
+        return replace(self, onto=shuffled_rows(self.onto, seed))
 
     def attributed(self, label: int, count: int) -> list[int]:
         """The latents most attributed to a class; fewer than `count` where fewer have a positive attribution."""
-        top = np.argsort(-self.attribution[label], kind="stable")[:count]
-        return [int(latent) for latent in top if self.attribution[label][latent] > 0]
+        attribution = self.difference[label] * self.onto[:, label].double().numpy()
+        top = np.argsort(-attribution, kind="stable")[:count]
+        return [int(latent) for latent in top if attribution[latent] > 0]
 
     def matched(self, label: int, chosen: Sequence[int], generator: np.random.Generator) -> list[int]:
         """As many other latents, each drawn among those that fire about as often on the class as one of `chosen`."""

@@ -8,9 +8,10 @@ from typing import Any
 import torch
 from scipy import sparse
 
+from saescope.coders import SparseCoder
 from saescope.evaluation.bootstrap import RESAMPLES
-from saescope.evaluation.code_matrix import code_matrix, decoder_rows
-from saescope.evaluation.controls import Absent, frozen_random
+from saescope.evaluation.code_matrix import code_matrix, decoder_rows, shuffled_rows
+from saescope.evaluation.controls import Absent, Coded, frozen_random
 from saescope.evaluation.letters.examples import LetterExamples, letter_examples, words_or_reason
 from saescope.evaluation.letters.outcome import (
     LEAST_F1,
@@ -79,7 +80,9 @@ def measure_examples(subject: Subject, examples: LetterExamples, shared: Shared)
             f"and {LEAST_F1} is needed",
         )
     codes = code_matrix(subject.coder, examples.read)
-    own = letter_outcome(codes, decoder_rows(subject.coder), probed)
+    W_dec = decoder_rows(subject.coder)
+    own = letter_outcome(codes, W_dec, probed)
+    shuffled = letter_outcome(codes, shuffled_rows(W_dec, shared.seed), probed, own.features)
     l0 = codes.nnz / codes.shape[0]
     control = frozen_random(subject, examples.read, l0, seed=shared.seed)
     random = None
@@ -91,19 +94,14 @@ def measure_examples(subject: Subject, examples: LetterExamples, shared: Shared)
         NAME,
         TITLE,
         lead=lead_of(own, probed),
-        scores=scores_of(own, random, dimensions, probed, shared.resamples, shared.seed),
+        scores=scores_of(own, shuffled, random, dimensions, probed, shared.resamples, shared.seed),
         controls=descriptions,
-        facts=_facts(own, random, probed, shared, l0, control),
+        facts={**_facts(subject.coder, own, random, probed, control), "l0": l0, **_repeat(shared)},
     )
 
 
 def _facts(
-    own: LetterOutcome,
-    random: LetterOutcome | None,
-    probed: Probed,
-    shared: Shared,
-    l0: float,
-    control: object,
+    coder: SparseCoder, own: LetterOutcome, random: LetterOutcome | None, probed: Probed, control: Coded | Absent
 ) -> dict[str, Any]:
     words = probed.examples.words
     facts: dict[str, Any] = {
@@ -119,32 +117,34 @@ def _facts(
         "letters_counted": "".join(words.letters[number] for number in probed.usable),
         "latents_chosen_by": f"F1 on training words, among the {CANDIDATES} largest mean differences in units of the "
         f"latent's standard deviation; one more while it adds over {RISE}, {MOST_SPLITS} at most",
-        "l0": l0,
-        "seed": shared.seed,
-        "intervals": {
-            "unit": "held-out word within its letter; for split_latents, letter",
-            "level": 0.95,
-            "resamples": shared.resamples,
-        },
-        "by_letter": _by_letter(own, probed),
+        "by_letter": _by_letter(own, probed, coder),
     }
     if isinstance(control, Absent):
         facts["frozen_random"] = {"absent": control.reason}
     elif random is not None:
-        facts["frozen_random"] = {**control.facts, "by_letter": _by_letter(random, probed)}  # type: ignore[attr-defined]
+        facts["frozen_random"] = {**control.facts, "by_letter": _by_letter(random, probed, control.coder)}
     return facts
 
 
-def _by_letter(outcome: LetterOutcome, probed: Probed) -> dict[str, dict[str, Any]]:
+def _repeat(shared: Shared) -> dict[str, Any]:
+    unit = "held-out word within its letter; for split_latents, letter"
+    return {"seed": shared.seed, "intervals": {"unit": unit, "level": 0.95, "resamples": shared.resamples}}
+
+
+def _by_letter(outcome: LetterOutcome, probed: Probed, coder: SparseCoder) -> dict[str, dict[str, Any]]:
+    test, b_dec = probed.examples.words.test, coder.b_dec.detach().float().cpu()
     full, fraction = outcome.rates("full")[0].tolist(), outcome.rates("fraction")[0].tolist()
     found = {}
     for place, number in enumerate(probed.usable):
-        absorbed = outcome.absorbed[place]
+        absorbed, unit = outcome.absorbed[place], probed.probes.unit[:, number]
+        projection = (probed.examples.written[test] @ unit)[outcome.words[place]]
         found[probed.examples.words.letters[number]] = {
             "probe_f1": float(probed.f1[0, number]),
             "k1_f1": float(outcome.features.single[0, place]),
             "split_f1": float(outcome.features.split[0, place]),
             "split_latents": list(outcome.features.features[place].split.chosen),
+            "median_projection": float(projection.median()) if projection.numel() else None,
+            "b_dec_projection": float(b_dec @ unit),
             "words_right": int(outcome.words[place].sum()),
             "words_counted": 0 if absorbed is None else int(absorbed.counted.sum()),
             "full_absorption_rate": _number(full[place]),

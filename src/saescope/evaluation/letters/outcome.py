@@ -103,9 +103,12 @@ class LetterOutcome:
         return torch.stack(columns, 1)
 
 
-def letter_outcome(codes: sparse.csr_matrix, W_dec: Float[Tensor, "d_sae d"], probed: Probed) -> LetterOutcome:
-    """Of a coder with these codes [words, d_sae]; the words looked at for absorption are those its probe is right on."""
-    features = feature_f1(codes, probed)
+def letter_outcome(
+    codes: sparse.csr_matrix, W_dec: Float[Tensor, "d_sae d"], probed: Probed, features: FeatureF1 | None = None
+) -> LetterOutcome:
+    """Of a coder with these codes [words, d_sae], and its letters' latents where they are known. The words looked at for
+    absorption are those the letter's probe is right on."""
+    features = features or feature_f1(codes, probed)
     test, letter = probed.examples.words.test, probed.examples.words.letter
     held_out, written = codes[test.numpy()], probed.examples.written[test]
     absorbed: list[Absorption | None] = []

@@ -15,6 +15,7 @@ from saescope.evaluation.part import Estimate, Score
 
 CONTROLS = {
     "frozen_random": "As many random directions, a threshold that gives the coder's L0 on these words, nothing trained.",
+    "shuffled_decoder": "The coder with its decoder rows dealt out among its latents by chance, its letters' latents kept.",
     "dimension": "The best single dimension of the activations, chosen in the same way.",
     "dense_probe": "A linear probe on all dimensions of the activations.",
 }
@@ -34,15 +35,25 @@ def lead_of(own: LetterOutcome, probed: Probed) -> str:
 
 
 def scores_of(
-    own: LetterOutcome, random: LetterOutcome | None, dimensions: FeatureF1, probed: Probed, resamples: int, seed: int
+    own: LetterOutcome,
+    shuffled: LetterOutcome,
+    random: LetterOutcome | None,
+    dimensions: FeatureF1,
+    probed: Probed,
+    resamples: int,
+    seed: int,
 ) -> tuple[Score, ...]:
-    """Every score of the part, the random coder's beside it."""
+    """Every score of the part, with the controls that it can have."""
 
     def beside(take: Callable[[LetterOutcome], Estimate]) -> dict[str, Estimate]:
         return {} if random is None else {"frozen_random": take(random)}
 
     def splits(outcome: LetterOutcome) -> Estimate:
         return over_counts(outcome.splits, resamples, seed)
+
+    def absorbed(kind: str) -> dict[str, Estimate]:
+        by_chance = {"shuffled_decoder": over_letters(shuffled.rates(kind))}
+        return {**beside(lambda outcome: over_letters(outcome.rates(kind))), **by_chance}
 
     dense = over_letters(probed.f1[:, list(probed.usable)])
     return (
@@ -81,7 +92,7 @@ def scores_of(
             "full_absorption_rate",
             "Full absorption",
             over_letters(own.rates("full")),
-            beside(lambda outcome: over_letters(outcome.rates("full"))),
+            absorbed("full"),
             "Held-out words, of those the linear probe is right on, whose letter's latents are all silent while one other "
             "latent carries at least .4 of the activation's projection on the probe.",
             "Where a letter has no good latent, its 'main' latents are silent on most words whatever else happens.",
@@ -92,7 +103,7 @@ def scores_of(
             "absorption_fraction",
             "Absorption fraction",
             over_letters(own.rates("fraction")),
-            beside(lambda outcome: over_letters(outcome.rates("fraction"))),
+            absorbed("fraction"),
             "Mean share of the letter's projection that up to three other latents have taken over, where they carry .4 of it.",
             "Latents shorter than the activations (shrinkage) fall below the .4 and look less absorbed.",
             "lower",
