@@ -67,6 +67,15 @@ def effect(part: Part, n: int, control: str | None = None) -> float:
     return found
 
 
+def test_every_number_is_explained() -> None:
+    part = measured(planted())
+    page = (Path(__file__).parents[2] / "docs" / "effects.md").read_text()
+    assert "`letters_effect_N`, `documents_effect_N`, N = " + ", ".join(map(str, COUNTS)) in page
+    assert all(score.meaning and score.misleads for score in part.scores)
+    assert all(set(score.controls) == set(part.controls) for score in part.scores)
+    assert all(f"**`{control}`**" in page for control in part.controls)
+
+
 def test_a_latent_a_class_has_all_of_its_effect_at_home() -> None:
     part = measured(planted())
     facts = part.facts["sets"]["letters"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -54,6 +55,18 @@ def measured(coder: SparseCoder, x: Tensor) -> Part:
 
 def value(part: Part, key: str) -> float | None:
     return part[key].found.value
+
+
+def test_every_number_is_explained() -> None:
+    directions = axes(*range(LETTERS))
+    part = measured(coder_of(directions, directions, threshold=1.0), activations())
+    page = (Path(__file__).parents[2] / "docs" / "absorption.md").read_text()
+    for score in part.scores:
+        assert f"| `{score.key}` |" in page
+        assert score.meaning
+        assert score.misleads
+        assert set(score.controls) <= set(part.controls)
+    assert all(f"**`{control}`**" in page for control in part.controls)
 
 
 def test_a_latent_a_letter() -> None:
