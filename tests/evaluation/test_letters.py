@@ -132,6 +132,15 @@ def test_full_absorption_is_the_planted_share(count: int) -> None:
     assert low <= count / HELD_OUT / LETTERS <= high
 
 
+def test_words_that_the_probe_gets_wrong_are_not_looked_at() -> None:
+    x, encoder, decoder = absorbing([0, 1, 2])
+    # Two of the absorbed words look like another letter's; one of the first letter's is left that is absorbed.
+    x[:2] = 4.5 * axes(1, 2)[:1]
+    found = measured(coder_of(encoder, decoder, threshold=1.0), x).facts["by_letter"]["a"]
+    assert found["words_right"] == HELD_OUT - 2
+    assert found["full_absorption_rate"] == pytest.approx(1 / (HELD_OUT - 2))
+
+
 def test_a_decoder_that_points_elsewhere_absorbs_nothing() -> None:
     x, encoder, decoder = absorbing([0, 1, 2, 3])
     decoder[LETTERS:] = axes(*range(MARKERS + 10, MARKERS + 14))
@@ -229,9 +238,10 @@ def test_redundant_latents_do_not_hide_the_one_that_is_missing() -> None:
 def test_scaling_a_latent_changes_no_choice() -> None:
     generator = torch.Generator().manual_seed(0)
     member = torch.arange(300) < 60
-    features = torch.rand(300, 12, generator=generator) * (torch.rand(300, 12, generator=generator) < 0.4)
+    # More than are looked at, so that the ranking matters as well.
+    features = torch.rand(300, 50, generator=generator) * (torch.rand(300, 50, generator=generator) < 0.4)
     features[:60, :3] += 0.4
-    scale = torch.logspace(-3, 3, 12)
+    scale = torch.logspace(-3, 3, 50)
     one, other = (
         letter_features(Candidates(sparse.csr_matrix((features * by).numpy())), member) for by in (1.0, scale)
     )
