@@ -239,9 +239,9 @@ def test_scaling_a_latent_changes_no_choice() -> None:
     generator = torch.Generator().manual_seed(0)
     member = torch.arange(300) < 60
     # More than are looked at, so that the ranking matters as well.
-    features = torch.rand(300, 50, generator=generator) * (torch.rand(300, 50, generator=generator) < 0.4)
+    features = torch.rand(300, 120, generator=generator) * (torch.rand(300, 120, generator=generator) < 0.4)
     features[:60, :3] += 0.4
-    scale = torch.logspace(-3, 3, 50)
+    scale = torch.logspace(-3, 3, 120)
     one, other = (
         letter_features(Candidates(sparse.csr_matrix((features * by).numpy())), member) for by in (1.0, scale)
     )
