@@ -1,16 +1,18 @@
-"""95 % intervals of means, by resampling the units that were averaged."""
+"""95 % intervals by resampling: of means over units, and of anything over examples drawn within their classes."""
 
 from __future__ import annotations
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
+
+from saescope.evaluation.bootstrap import Interval
 
 # Resampled values held at a time.
 _ELEMENTS = 2**24
 
 
-def mean_interval(values: Float[Tensor, "units"], *, resamples: int, seed: int) -> tuple[float, float] | None:
+def mean_interval(values: Float[Tensor, "units"], *, resamples: int, seed: int) -> Interval | None:
     """Percentile interval of the mean. None with fewer than two units: one says nothing of how others would differ."""
     values = values.detach().cpu().double()
     n = values.numel()
@@ -21,5 +23,24 @@ def mean_interval(values: Float[Tensor, "units"], *, resamples: int, seed: int) 
     for start in range(0, resamples, size):
         drawn = torch.randint(n, (min(size, resamples - start), n), generator=generator)
         means.append(values[drawn].mean(1))
-    low, high = torch.cat(means).quantile(torch.tensor([0.025, 0.975], dtype=torch.float64)).tolist()
+    return percentiles(torch.cat(means))
+
+
+def class_resamples(group: Int[Tensor, "n"], resamples: int, seed: int) -> Float[Tensor, "resamples n"]:
+    """How often each resample draws each example; every class keeps its number of examples, so that no resample lacks one."""
+    generator = torch.Generator().manual_seed(seed)
+    times = torch.zeros(resamples, group.numel())
+    for label in group.unique():
+        members = (group == label).nonzero()[:, 0]
+        drawn = members[torch.randint(members.numel(), (resamples, members.numel()), generator=generator)]
+        times.scatter_add_(1, drawn, torch.ones(drawn.shape))
+    return times
+
+
+def percentiles(values: Float[Tensor, "resamples"]) -> Interval | None:
+    """The middle 95 % of what the resamples gave; None where fewer than two gave anything."""
+    finite = values[values.isfinite()].double()
+    if finite.numel() < 2:
+        return None
+    low, high = finite.quantile(torch.tensor([0.025, 0.975], dtype=torch.float64)).tolist()
     return low, high

@@ -168,7 +168,7 @@ def _prepared(
         tell("fit controls", gathered, part.n_tokens)
         activations = _run(lm, passages, _points(subjects)).activations
         if not rules:
-            rules = [s.kept_rule() or _measured_rule(s, passages, activations, lm) for s in subjects]
+            rules = [s.rule_for(passages.tokens, activations, lm.special_ids) for s in subjects]
         for rule, indices in _by_rule(rules):
             _, kept = _exclusions(rule, passages, activations)
             for index in indices:
@@ -187,12 +187,6 @@ def _prepared(
             )
         found.append(Measurement(subject, rules[index], sample, len(text.documents), n_contexts=n_contexts, seed=seed))
     return found
-
-
-def _measured_rule(subject: Subject, passages: Passages, activations: Activations, lm: LanguageModel) -> KeptRule:
-    own = {part.point: activations[part.point] for part in (*subject.coder.reads, *subject.coder.writes)}
-    device = next(iter(own.values())).device
-    return KeptRule.measured(passages.tokens.to(device), own, lm.special_ids)
 
 
 def _measure(

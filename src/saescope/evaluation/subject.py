@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from saescope.activations import KeptRule
@@ -70,6 +70,19 @@ class Subject:
     def kept_rule(self) -> KeptRule | None:
         """Which positions its training left out; None where it does not say."""
         return KeptRule.from_dict(self.coder.metadata.kept_rule) if self.coder.metadata.kept_rule else None
+
+    def rule_for(
+        self,
+        tokens: Int[Tensor, "batch seq"],
+        activations: Mapping[str, Float[Tensor, "batch seq d"]],
+        special_ids: Iterable[int],
+    ) -> KeptRule:
+        """Its own rule, or where it does not say one measured on these activations at the points it reads and writes.
+        `tokens` holds -1 on padding."""
+        parts = (*self.coder.reads, *self.coder.writes)
+        own = {part.point: activations[part.point] for part in parts}
+        device = next(iter(own.values())).device
+        return self.kept_rule() or KeptRule.measured(tokens.to(device), own, special_ids)
 
     def check_model(self, lm: LanguageModel) -> None:
         """CoderError, in one line, unless `lm` is the model this coder was trained on, as far as it says."""

@@ -11,7 +11,7 @@ import json
 import shutil
 import tempfile
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +22,7 @@ from torch import Tensor
 
 from saescope.activations import KeptRule
 from saescope.errors import SaescopeError, TextError
+from saescope.evaluation.subject import Subject
 from saescope.lm import LanguageModel
 
 # Tokens of one run, padding included.
@@ -52,6 +53,12 @@ class TextActivations:
         """The rows that count: no special token, no attention sink."""
         found = {point: values[None] for point, values in self.values.items()}
         return rule.kept(self.tokens[None], found)[0]
+
+    def rule_of(self, subject: Subject, special_ids: Iterable[int]) -> KeptRule:
+        """Which rows count for a coder: by its own rule, else by one measured on these."""
+        return subject.rule_for(
+            self.tokens[None], {point: values[None] for point, values in self.values.items()}, special_ids
+        )
 
     def concatenated(
         self, points: Sequence[str], rows: Int[Tensor, "chosen"] | Bool[Tensor, "rows"] | slice

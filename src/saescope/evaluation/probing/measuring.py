@@ -115,7 +115,7 @@ def _task_sets(
         told: Callable[[int, int], None] = lambda done, total: setting.progress(stage, done, total)  # noqa: E731
         activations = setting.cache.of(texts, points, told)
         if not rules:
-            rules.extend(subject.kept_rule() or _measured_rule(subject, activations, setting) for subject in subjects)
+            rules.extend(activations.rule_of(subject, setting.lm.special_ids) for subject in subjects)
         usable = torch.ones(activations.tokens.numel(), dtype=torch.bool)
         for rule in {repr(rule.to_dict()): rule for rule in rules}.values():
             usable &= activations.kept(rule)
@@ -146,13 +146,6 @@ def _task_sets(
         candidates = labelled_tasks(drawn, some)
         sets.append(_with_splits(one.name, activations, candidates, setting, options, drawn.facts))
     return sets, rules, why_not
-
-
-def _measured_rule(subject: Subject, activations: TextActivations, setting: Setting) -> KeptRule:
-    """For a coder that does not say which positions its training left out."""
-    parts = (*subject.coder.reads, *subject.coder.writes)
-    own = {part.point: activations.values[part.point][None] for part in parts}
-    return KeptRule.measured(activations.tokens[None], own, setting.lm.special_ids)
 
 
 def _with_splits(
