@@ -9,7 +9,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from saescope.errors import SaescopeError
 from saescope.evaluation.definitions import BY_KEY
 from saescope.evaluation.sweep import Frontier, Series, frontier_of
 from saescope.evaluation.sweep.frontier import csv_rows
@@ -17,7 +16,7 @@ from saescope.reports.escaping import visible
 from saescope.reports.page import document
 from saescope.reports.plots import Figure, Line
 from saescope.reports.table import Cell, Numbers, table
-from saescope.reports.write import written
+from saescope.whole_files import write_whole
 
 PAGE, PICTURE, NUMBERS = "frontier.html", "frontier.png", "frontier.csv"
 # Classes of the style sheet: coders have a colour each, controls are grey with a dash each.
@@ -32,18 +31,12 @@ def write_frontier(records: Sequence[dict[str, Any]], folder: str | Path) -> lis
     under its name only when whole."""
     folder = Path(folder)
     frontiers = frontier_of(records)
-    made = [written(folder / PAGE, frontier_page(records, frontiers)), written(folder / NUMBERS, _csv(records))]
+    made = [
+        write_whole(folder / PAGE, frontier_page(records, frontiers)),
+        write_whole(folder / NUMBERS, _csv(records)),
+    ]
     picture = _picture(frontiers)
-    if picture is None:
-        return made
-    temporary = folder / f".{PICTURE}.writing"
-    try:
-        temporary.write_bytes(picture)
-        temporary.replace(folder / PICTURE)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise SaescopeError(f"cannot write {folder / PICTURE}: {error.strerror or error}") from None
-    return [*made, folder / PICTURE]
+    return made if picture is None else [*made, write_whole(folder / PICTURE, picture)]
 
 
 def frontier_page(records: Sequence[dict[str, Any]], frontiers: Sequence[Frontier]) -> str:

@@ -11,6 +11,7 @@ from saescope.errors import OccupiedError, SaescopeError
 from saescope.evaluation import Evaluation, record
 from saescope.reports.page import GENERATOR, report_page
 from saescope.text import TokenText
+from saescope.whole_files import write_whole
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -40,20 +41,8 @@ def write_report(evaluations: Sequence[Evaluation], folder: str | Path, tokenize
     folder = claim(folder)
     page = report_page(evaluations, TokenText(tokenizer).pieces)
     numbers = json.dumps(record(evaluations), indent=1, allow_nan=False) + "\n"
-    written(folder / METRICS_FILE, numbers)
-    return written(folder / REPORT_FILE, page)
-
-
-def written(path: Path, text: str) -> Path:
-    """Write `text`, which appears at `path` only when whole."""
-    temporary = path.with_name(f".{path.name}.writing")
-    try:
-        temporary.write_text(text, encoding="utf-8")
-        temporary.replace(path)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise SaescopeError(f"cannot write {path}: {error.strerror or error}; nothing was left there") from None
-    return path
+    write_whole(folder / METRICS_FILE, numbers)
+    return write_whole(folder / REPORT_FILE, page)
 
 
 def _is_metrics(path: Path) -> bool:

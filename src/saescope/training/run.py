@@ -32,6 +32,7 @@ from saescope.training.journal import open_loggers, read_lines, thinned
 from saescope.training.member import Member, Moments
 from saescope.training.reference import reference_tensors
 from saescope.training.trainer import Trainer, Watcher
+from saescope.whole_files import write_whole
 
 CONFIG, RUN = "config.yaml", "run.json"
 # Rows kept for what is settled before and after training: of sixty hook points of width 576, 7,700 rows.
@@ -79,8 +80,8 @@ def claim(out: Path, config: TrainConfig, provenance: dict[str, Any]) -> bool:
         return bool(found.get("complete"))
     try:
         out.mkdir(parents=True, exist_ok=True)
-        _write(out / CONFIG, config.to_yaml())
-        _write(out / RUN, json.dumps(record, indent=2))
+        write_whole(out / CONFIG, config.to_yaml())
+        write_whole(out / RUN, json.dumps(record, indent=2))
     except OSError as error:
         raise TrainingError(f"cannot write to {out}: {error.strerror}; choose another --out") from None
     return False
@@ -157,7 +158,7 @@ def _save_all(
     if len(members) == 1:
         _link(out / "coder", Path("coders") / members[0].name)
     record = {"complete": True, "source": provenance, **training}
-    _write(out / RUN, json.dumps(record, indent=2))
+    write_whole(out / RUN, json.dumps(record, indent=2))
     trainer.checkpoints.clear()
     return finished
 
@@ -241,9 +242,3 @@ def _link(link: Path, target: Path) -> None:
         link.symlink_to(target, target_is_directory=True)
     except OSError:
         shutil.copytree(link.parent / target, link)
-
-
-def _write(path: Path, text: str) -> None:
-    temporary = path.with_name(path.name + ".writing")
-    temporary.write_text(text)
-    temporary.replace(path)

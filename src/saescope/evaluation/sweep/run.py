@@ -14,9 +14,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from jaxtyping import Float
-from safetensors.torch import load_file, save_file
-from torch import Tensor
+from safetensors.torch import load_file
+from safetensors.torch import save as save_tensors
 
 from saescope.activations import ActivationSource
 from saescope.coders import load
@@ -28,6 +27,7 @@ from saescope.evaluation.subject import Subject
 from saescope.evaluation.suite import chosen_parts, measure_parts
 from saescope.evaluation.sweep.grid import FROZEN_DECODER, Cell, SweepConfig
 from saescope.training import TrainConfig, Watcher, train
+from saescope.whole_files import write_json, write_whole
 
 SWEEP, RUNS, CELLS, STABILITY = "sweep.json", "runs", "cells", "stability"
 # Coders measured together share the runs of the original model; each takes memory for its controls.
@@ -105,7 +105,7 @@ def _claim(out: Path, config: SweepConfig, provenance: dict[str, Any]) -> None:
     try:
         (out / CELLS).mkdir(parents=True, exist_ok=True)
         (out / RUNS).mkdir(exist_ok=True)
-        _write(record, shared)
+        write_json(record, shared)
     except OSError as error:
         raise SaescopeError(f"cannot write to {out}: {error.strerror or error}; choose another --out") from None
 
@@ -169,8 +169,9 @@ def _measure_missing(
         )
         for cell, one in zip(part, found, strict=True):
             record = one.to_dict() | {"cell": vars(cell) | {"name": cell.name}}
-            _save_density(out / CELLS / f"{cell.name}.safetensors", one.density)
-            _write(_record_path(out, cell), record)
+            density = {"density": one.density.float().contiguous()}
+            write_whole(out / CELLS / f"{cell.name}.safetensors", save_tensors(density))
+            write_json(_record_path(out, cell), record)
             if told is not None:
                 told(record)
     _measure_missing_parts(config, [cell for cell in cells if cell.name in trained], trained, setting, out)
@@ -192,7 +193,7 @@ def _measure_missing_parts(
             )
             for cell, (part,) in zip(group, found, strict=True):
                 records[cell]["parts"][kind.name] = part.to_dict()
-                _write(_record_path(out, cell), records[cell])
+                write_json(_record_path(out, cell), records[cell])
 
 
 def _record_path(out: Path, cell: Cell) -> Path:
@@ -220,26 +221,10 @@ def _stability(cells: Sequence[Cell], setting: Setting, out: Path) -> dict[tuple
             record = stability(coders, densities, resamples=setting.resamples, seed=setting.seed)
             kept = {"seeds": seeds, "part": part_of(record).to_dict()}
             path.parent.mkdir(exist_ok=True)
-            _write(path, kept)
+            write_json(path, kept)
         found[group] = kept["part"]
     return found
 
 
-def _save_density(path: Path, density: Float[Tensor, "d_sae"]) -> None:
-    temporary = path.with_name(f".{path.name}.writing")
-    save_file({"density": density.float().contiguous()}, temporary)
-    temporary.replace(path)
-
-
 def _of(progress: Progress, start: int, total: int) -> Progress:
     return lambda stage, done, of: progress(f"{stage} ({start + 1}– of {total})", done, of)
-
-
-def _write(path: Path, content: dict[str, Any]) -> None:
-    temporary = path.with_name(f".{path.name}.writing")
-    try:
-        temporary.write_text(json.dumps(content, indent=1, allow_nan=False) + "\n")
-        temporary.replace(path)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise SaescopeError(f"cannot write {path}: {error.strerror or error}; nothing was left there") from None

@@ -29,6 +29,7 @@ from saescope.evaluation.synthetic.ground_truth import GroundTruth
 from saescope.evaluation.synthetic.recovery import METRICS, Recovery, recovery
 from saescope.evaluation.synthetic.stream import POINT, SyntheticStream
 from saescope.training import CoderConfig, TrainConfig, Watcher, train
+from saescope.whole_files import write_json
 
 SCHEMA = 1
 REQUEST, RESULT = "request.json", "synthetic.json"
@@ -129,7 +130,7 @@ def trial(
             train(request.training(seed), source, out / f"seed-{seed}", device=device, watcher=watcher)
     with (measuring or _unwatched)() as progress:
         record = _measured(request, truth, out, progress)
-    _write(out / RESULT, record)
+    write_json(out / RESULT, record)
     return record
 
 
@@ -229,7 +230,7 @@ def _claim(out: Path, request: TrialRequest) -> dict[str, Any] | None:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise SaescopeError(f"cannot write to {out}: {error.strerror}; choose another --out") from None
-    _write(out / REQUEST, asked)
+    write_json(out / REQUEST, asked)
     return None
 
 
@@ -241,16 +242,6 @@ def _read(path: Path) -> dict[str, Any]:
     except (OSError, ValueError):
         pass
     raise OccupiedError(f"{path} is damaged; choose another --out or delete {path.parent}")
-
-
-def _write(path: Path, content: dict[str, Any]) -> None:
-    temporary = path.with_name(f".{path.name}.writing")
-    try:
-        temporary.write_text(json.dumps(content, indent=1, allow_nan=False) + "\n")
-        temporary.replace(path)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise SaescopeError(f"cannot write {path}: {error.strerror or error}; nothing was left there") from None
 
 
 def _unwatched() -> AbstractContextManager[Progress]:
