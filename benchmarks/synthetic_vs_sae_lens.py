@@ -6,9 +6,10 @@ PEER_PYTHON is the interpreter of an environment of its own: pip install torch==
 
 SynthSAEBench-16k's shape at a sixteenth (preset `small`): 1,024 features, 128 dimensions, Zipf rates, exclusive families,
 correlation; 256 latents, L0 8. Matryoshka and BatchTopK of either library, float32, the same rows in the same batches of
-1,024. Each library's learning rate is the one of 1e-4, 3e-4, 1e-3 with the best F1 + MCC at seed 0, and while the best
-stands at the upper end, about three times that is tried as well, up to 1e-2. L0 is settled on the same held-out rows for
-both and counted again on the rows that are measured. A cell is a folder; the same command goes on where it was stopped.
+1,024. `--beta1` is Adam's in both; .9 is the default of both. Each library's learning rate is the one of 1e-4, 3e-4, 1e-3
+with the best F1 + MCC at seed 0, and while the best stands at the upper end, about three times that is tried as well, up
+to 1e-2. L0 is settled on the same held-out rows for both and counted again on the rows that are measured. A cell is a
+folder; the same command goes on where it was stopped.
 """
 
 from __future__ import annotations
@@ -81,16 +82,16 @@ class Bench:
     truth: GroundTruth
     d_sae: int
     l0: int
-    settings: dict[str, Any]
+    beta1: float = 0.9
 
     @property
     def data(self) -> Exported:
         return Exported(self.folder / "data")
 
     def place(self, cell: Cell) -> Path:
-        """A folder for every cell, and for saescope's every other way of training it."""
-        other = [f"{name}-{value}" for name, value in self.settings.items()] if cell.library == OURS else []
-        return self.folder / "cells" / "_".join([cell.name, *other]).replace(" ", "")
+        """A folder for every cell."""
+        other = "" if self.beta1 == 0.9 else f"_beta1-{self.beta1:g}"
+        return self.folder / "cells" / f"{cell.name}{other}"
 
     def result(self, cell: Cell) -> dict[str, Any] | None:
         path = self.place(cell) / "cell.json"
@@ -128,18 +129,19 @@ class Bench:
         )
         batch = int(self.data.described["batch_size"])
         fixed = {"coders": (wanted,), "batch_size": batch, "seed": cell.seed, "selection": "float32"}
-        config = TrainConfig(**self.settings | fixed, calibration_tokens=settled)
+        config = TrainConfig(**fixed, betas=(self.beta1, 0.999), calibration_tokens=settled)
         coder = saescope.train(config, ExportedStream(self.data, cell.seed), folder / "run")["coder"]
         return coder, {
             "version": saescope.__version__,
             "seconds": coder.metadata.training["seconds"],
-            "settings": self.settings,
+            "settings": {"beta1": self.beta1},
         }
 
     def _theirs(self, cell: Cell, folder: Path) -> tuple[SparseCoder, dict[str, Any]]:
         options = {
             "library": cell.library, "arch": cell.arch, "data": self.data.folder, "reads": POINT, "seed": cell.seed,
-            "lr": cell.lr, "d-sae": self.d_sae, "l0": self.l0, "precision": "float32", "out": folder / "peer",
+            "lr": cell.lr, "d-sae": self.d_sae, "l0": self.l0, "precision": "float32", "beta1": self.beta1,
+            "out": folder / "peer",
         }  # fmt: skip
         command = [str(self.python), str(PEERS / "train_peer.py")]
         command += [str(part) for name, value in options.items() for part in (f"--{name}", value)]
@@ -248,19 +250,20 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=1_500_000, help="rows that each coder is trained on")
     parser.add_argument("--batch-size", type=int, default=1024)
     parser.add_argument("--seeds", type=lambda text: [int(part) for part in text.split(",")], default=[0, 1, 2])
-    parser.add_argument("--set", type=json.loads, default={}, help="saescope's other training settings, as JSON")
-    parser.add_argument("--record", type=Path, help="write a JSON line a row of the table there")
+    parser.add_argument("--beta1", type=float, default=0.9, help="Adam's, of both libraries")
+    parser.add_argument("--record", type=Path, help="add a JSON line a row of the table there")
     given = parser.parse_args()
     chosen = preset(given.preset)
     truth = GroundTruth.of(chosen.config)
-    bench = Bench(given.folder, given.python, truth, chosen.d_sae, round(chosen.l0), given.set)
+    bench = Bench(given.folder, given.python, truth, chosen.d_sae, round(chosen.l0), given.beta1)
     export(truth, bench.data.folder, given.tokens, given.batch_size, sorted({0, *given.seeds}))
     summaries = [*rows(bench, given.seeds), *controls(bench)]
     print(table(summaries))
     if given.record:
         facts = {"preset": given.preset, "batch_size": given.batch_size, "measured_rows": MEASURED_ROWS,
                  "torch": version("torch"), "threads": torch.get_num_threads()}  # fmt: skip
-        given.record.write_text("".join(json.dumps(facts | found) + "\n" for found in summaries))
+        with given.record.open("a") as file:
+            file.writelines(json.dumps(facts | found) + "\n" for found in summaries)
 
 
 if __name__ == "__main__":

@@ -69,6 +69,7 @@ def train(task: Task, data: Exported) -> Trained:
         lr_end=task.lr / 10,
         lr_warm_up_steps=round(WARMUP * n_steps),
         lr_decay_steps=round(DECAY * n_steps),
+        adam_beta1=task.beta1,
         autocast=task.precision == "bfloat16",
         dead_feature_window=round(DEAD_AFTER * n_steps),
     )

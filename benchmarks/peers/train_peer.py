@@ -46,6 +46,7 @@ def main() -> None:
     parser.add_argument(
         "--precision", choices=("bfloat16", "float32"), default="bfloat16", help="SAELens only: autocast or none"
     )
+    parser.add_argument("--beta1", type=float, default=0.9, help="Adam's; SAELens only")
     parser.add_argument("--out", type=Path, required=True)
     given = parser.parse_args()
     shape = {name: value for name, value in vars(given).items() if name not in ("data", "out")}

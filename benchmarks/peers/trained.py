@@ -27,6 +27,7 @@ class Task:
     coefficient: float | None = None
     optimizer: str | None = None
     precision: str = "bfloat16"
+    beta1: float = 0.9
 
 
 @dataclass
