@@ -32,6 +32,7 @@ SMALLER = (
     (r"\b65536\b", "512"),
     (r"d_sae=\d+", "d_sae=256"),
     (r"batch_size=4096", "batch_size=1024"),
+    (r"ActivationCache\(lm\)\)", "ActivationCache(lm), examples=30)"),
 )
 
 
@@ -87,8 +88,10 @@ def command(app: typer.Typer, line: str) -> None:
             command(app, shlex.join(words[1:]))
         return
     assert words[0] == "saescope", f"not a command the tests know: {line}"
-    if words[1] == "eval" and "--tokens" not in words:
+    if words[1] in ("eval", "sweep") and "--tokens" not in words:
         words += ["--tokens", "512", "--ce-tokens", "256"]
+    if "--suite" in words and "--examples" not in words:
+        words += ["--examples", "30"]
     app(words[1:], standalone_mode=False)
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from jaxtyping import Float
 from torch import Tensor
 
-from saescope.evaluation.letters.words import LEAST_WORDS, Words, vocabulary_words
+from saescope.evaluation.letters.words import LEAST_WORDS, MOST_WORDS, Words, vocabulary_words
 from saescope.evaluation.linear_probe import LinearProbes, fit_probes
 from saescope.evaluation.setting import Setting
 from saescope.evaluation.subject import Subject
@@ -54,7 +54,7 @@ def letter_examples(subject: Subject, words: Words, setting: Setting) -> LetterE
 
 def words_or_reason(setting: Setting) -> Words | str:
     """The model's words, or why it has none."""
-    words = vocabulary_words(setting.lm.tokenizer, setting.seed)
+    words = vocabulary_words(setting.lm.tokenizer, setting.seed, min(MOST_WORDS, setting.examples))
     if words is None:
         return (
             "the model's vocabulary does not have two letters with "

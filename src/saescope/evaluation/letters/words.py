@@ -58,10 +58,10 @@ class Words:
         return [[*prefix, *before, token] for token in self.token.tolist()]
 
 
-def vocabulary_words(tokenizer: PreTrainedTokenizerBase, seed: int = 0) -> Words | None:
+def vocabulary_words(tokenizer: PreTrainedTokenizerBase, seed: int = 0, most: int = MOST_WORDS) -> Words | None:
     """Lower-case words of a to z that are one token with a space before it, at least three letters long.
 
-    Of each letter at most `MOST_WORDS`, at random; letters with fewer than `LEAST_WORDS` are left out. A fifth of each
+    Of each letter at most `most`, at random; letters with fewer than `LEAST_WORDS` are left out. A fifth of each
     letter's words is held out. None where the vocabulary has no two such letters.
     """
     text = TokenText(tokenizer)
@@ -78,7 +78,7 @@ def vocabulary_words(tokenizer: PreTrainedTokenizerBase, seed: int = 0) -> Words
     tokens: list[Tensor] = []
     held_out: list[Tensor] = []
     for found in many.values():
-        chosen = torch.tensor(found)[torch.randperm(len(found), generator=generator)[:MOST_WORDS]]
+        chosen = torch.tensor(found)[torch.randperm(len(found), generator=generator)[:most]]
         tokens.append(chosen)
         held_out.append(torch.arange(chosen.numel()) < round(TEST_SHARE * chosen.numel()))
     letter = torch.repeat_interleave(torch.arange(len(many)), torch.tensor([part.numel() for part in tokens]))
