@@ -85,7 +85,14 @@ def test_every_cell_is_trained_and_measured_at_its_l0(setting: Setting, tmp_path
     for record in records:
         assert record["coder"]["name"] == record["cell"]["name"]
         assert record["coder"]["architecture"] == record["cell"]["arch"]
-        assert {"frozen_random", "pca", "neurons"} == set(record["controls"])
+        controls = record["controls"]
+        assert {"frozen_random", "pca", "neurons"} == set(controls)
+        # Controls of equal L0 are the same whatever the architecture; the first one's stand for all.
+        measured = record["cell"]["arch"] == "topk"
+        assert ("fvu_centered" in controls["frozen_random"]) is measured
+        assert measured or "beside topk of seed 0" in controls["neurons"]["absent"]
+    (curve,) = [one for one in frontier_of(records) if one.key == "fvu_centered"]
+    assert [len(series.places) for series in curve.series if series.label == "frozen random"] == [2]
 
 
 def test_a_finished_sweep_does_nothing_and_a_larger_one_only_what_is_new(setting: Setting, tmp_path: Path) -> None:

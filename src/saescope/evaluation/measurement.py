@@ -68,7 +68,7 @@ class Measurement:
     """A subject, its controls, and everything summed about them.
 
     sample [tokens, d_in]: what the coder reads on a part of the text, on which the controls are fitted. rule: the positions
-    that count.
+    that count. no_controls: why the controls are not measured, if so.
     """
 
     def __init__(
@@ -80,17 +80,12 @@ class Measurement:
         *,
         n_contexts: int,
         seed: int,
+        no_controls: str = "",
     ) -> None:
         self.subject, self.rule = subject, rule
         self.rows = {"coder": Row(Coded(subject.coder), subject, n_documents)}
         self.absent: dict[str, str] = {}
-        l0 = _mean_l0(subject, sample)
-        controls = {
-            "frozen_random": frozen_random(subject, sample, l0, seed=seed),
-            "pca": pca(subject, l0),
-            "neurons": neurons(subject, sample, l0),
-        }
-        for name, control in controls.items():
+        for name, control in _controls(subject, sample, seed, no_controls).items():
             if isinstance(control, Absent):
                 self.absent[name] = control.reason
             else:
@@ -169,6 +164,19 @@ class Measurement:
             ranges = intervals(row.sums, resamples=resamples, seed=seed)
             found[name] = {key: list(value) if value is not None else None for key, value in ranges.items()}
         return found
+
+
+def _controls(
+    subject: Subject, sample: Float[Tensor, "tokens d_in"], seed: int, no_controls: str
+) -> dict[str, Reconstructor | Absent]:
+    if no_controls:
+        return dict.fromkeys(CONTROLS, Absent(no_controls))
+    l0 = _mean_l0(subject, sample)
+    return {
+        "frozen_random": frozen_random(subject, sample, l0, seed=seed),
+        "pca": pca(subject, l0),
+        "neurons": neurons(subject, sample, l0),
+    }
 
 
 def _mean_l0(subject: Subject, sample: Float[Tensor, "tokens d_in"]) -> float:

@@ -51,13 +51,15 @@ def evaluate(
     n_contexts: int = 10,
     resamples: int = RESAMPLES,
     seed: int = 0,
+    no_controls: str = "",
     progress: Progress | None = None,
 ) -> list[Evaluation]:
     """Every "Core" metric of METRICS.md with its controls and intervals, for each coder (a coder or its folder).
 
     Measured on the documents of `corpus` that trained none of the coders: all of them, or about `max_tokens` spread over
     them; CE and KL, which cost several more runs of the model, on about `ce_tokens` of these. `batch_tokens`: run at once
-    (default: by the size of the vocabulary and the number of hook points). `progress(stage, tokens done, tokens in all)`.
+    (default: by the size of the vocabulary and the number of hook points). `no_controls`: why they are left out, where they
+    are; each costs as much as the coder. `progress(stage, tokens done, tokens in all)`.
 
     CoderError when a coder is not of this model, TextError when no untrained document is left, UsageError when the coders
     cut their text differently and so cannot share it.
@@ -84,7 +86,7 @@ def evaluate(
     parts = _in_parts(subjects, lm.dtype.itemsize)
     for number, part in enumerate(parts):
         told = _of_part(tell, number, len(parts))
-        measurements = _prepared(part, lm, text, batch_tokens, n_contexts, seed, told)
+        measurements = _prepared(part, lm, text, batch_tokens, n_contexts, seed, no_controls, told)
         _measure(measurements, lm, text, batch_tokens, ce_tokens, told)
         found += [_finished(measurement, text, facts, resamples, seed) for measurement in measurements]
     for evaluation in found:
@@ -157,6 +159,7 @@ def _prepared(
     batch_tokens: int,
     n_contexts: int,
     seed: int,
+    no_controls: str,
     tell: Progress,
 ) -> list[Measurement]:
     """Measurements with their controls fitted on a sample of the text."""
@@ -185,7 +188,17 @@ def _prepared(
             raise TextError(
                 "every token of the evaluation text is a special token or an attention sink; use other text"
             )
-        found.append(Measurement(subject, rules[index], sample, len(text.documents), n_contexts=n_contexts, seed=seed))
+        found.append(
+            Measurement(
+                subject,
+                rules[index],
+                sample,
+                len(text.documents),
+                n_contexts=n_contexts,
+                seed=seed,
+                no_controls=no_controls,
+            )
+        )
     return found
 
 
