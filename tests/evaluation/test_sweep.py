@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from filelock import FileLock
 from tests.measured import POINT, RULE, D, documents, tiny_lm
 from tests.training.conftest import MemorySource, planted
 from transformers import PreTrainedTokenizerFast
@@ -147,6 +148,8 @@ def test_other_settings_and_other_folders_are_refused_by_name(setting: Setting, 
         swept(setting, tmp_path / "s", archs=("topk",), l0s=(2,), lr=1e-3)
     with pytest.raises(OccupiedError, match="differs in the activations"):
         sweep(SweepConfig(**GRID), Watched().sources("others"), setting, tmp_path / "s", memory=1)
+    with FileLock(tmp_path / "s" / ".lock"), pytest.raises(OccupiedError, match="another process is at work"):
+        swept(setting, tmp_path / "s", archs=("topk",), l0s=(2,))
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "precious").write_text("x")
     with pytest.raises(OccupiedError, match="is not a sweep"):

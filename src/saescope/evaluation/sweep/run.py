@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock, Timeout
 from safetensors.torch import load_file
 from safetensors.torch import save as save_tensors
 
@@ -60,10 +61,31 @@ def sweep(
 
     `setting`: model, text and shared activations of the measurement. `memory`: bytes for weights, gradients and moments of
     coders trained together. `watcher`: makes a watcher for each training run. `told`: each record as it comes.
-    OccupiedError where `out` holds something else, or a sweep of other settings.
+    OccupiedError where `out` holds something else, a sweep of other settings, or one that another process is at work on.
     """
     out = Path(out)
     _claim(out, config, sources.provenance)
+    lock = FileLock(out / ".lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise OccupiedError(f"another process is at work on {out}; wait for it or choose another --out") from None
+    try:
+        return _sweep(config, sources, setting, out, memory, device, watcher, told)
+    finally:
+        lock.release()
+
+
+def _sweep(
+    config: SweepConfig,
+    sources: Sources,
+    setting: Setting,
+    out: Path,
+    memory: int,
+    device: str,
+    watcher: Callable[[], Watcher] | None,
+    told: Callable[[dict[str, Any]], None] | None,
+) -> list[dict[str, Any]]:
     cells = config.cells()
     wanted = {cell.name for cell in cells}
     for folder in _runs(out):
