@@ -23,6 +23,7 @@ SMALLER = (
     (r"--tokens 0", "--tokens 512"),
     (r"--measure \d+", "--measure 4096"),
     (r"--text \d+", "--text 1024"),
+    (r"--corpus demo --suite probing", "--corpus my-texts --suite probing"),
     (r"saescope bench", "saescope bench --pairs 1"),
     (r"--ce-tokens \d+", "--ce-tokens 512"),
     (r"--d-sae \d+", "--d-sae 256"),

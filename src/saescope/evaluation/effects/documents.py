@@ -63,12 +63,13 @@ def document_passages(subject: Subject, trained: Container[str], setting: Settin
             f"of the documents that trained no coder, {len(chosen)} of those read have {LEAST_PASSAGES} passages of "
             f"{PASSAGE_TOKENS} tokens, and 2 are needed"
         )
-    return _passages([_spread(long[document]) for document in chosen], [_title(sequencer, one) for one in chosen])
+    most = max(LEAST_PASSAGES, min(PASSAGES, setting.examples))
+    return _passages([_spread(long[document], most) for document in chosen], [_title(sequencer, one) for one in chosen])
 
 
-def _spread(passages: list[list[int]]) -> list[list[int]]:
-    """At most `PASSAGES` of them, evenly spaced."""
-    wanted = min(len(passages), PASSAGES)
+def _spread(passages: list[list[int]], most: int) -> list[list[int]]:
+    """At most so many of them, evenly spaced."""
+    wanted = min(len(passages), most)
     return [passages[place * len(passages) // wanted] for place in range(wanted)]
 
 
