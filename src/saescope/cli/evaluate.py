@@ -9,8 +9,6 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from saescope.errors import UsageError
-
 _EXAMPLE = "Example: saescope eval runs/first/coder --corpus demo --out runs/first/eval"
 
 
@@ -46,7 +44,12 @@ def evaluate(
         str | None, typer.Option(help="Also give the numbers of other packages' formulas: saebench, saelens, or both.")
     ] = None,
     tasks: Annotated[
-        Path | None, typer.Option(help="Folder of labelled sets for probing: CSV or JSONL with text, label, group.")
+        Path | None,
+        typer.Option(
+            exists=True,
+            file_okay=False,
+            help="Folder of labelled sets for probing: CSV or JSONL with text, label, group.",
+        ),
     ] = None,
     examples: Annotated[
         int, typer.Option(min=10, help="The most examples a probing task, a letter or a class takes.")
@@ -80,8 +83,6 @@ def evaluate(
 
     kinds = evaluation.chosen_parts(listed(suite))
     rules = [evaluation.convention(name) for name in listed(compat)]
-    if tasks is not None and not tasks.is_dir():
-        raise UsageError(f"--tasks {tasks} is not a folder; give one that holds labelled sets")
     if out is not None:
         reports.claim(out)
     subjects = [evaluation.Subject.of(folder) for folder in coders]
@@ -105,13 +106,12 @@ def evaluate(
                 densities=tuple(one.density for one in found),
                 progress=progress,
             )
-            parts = evaluation.measure_parts(kinds, subjects, setting)
-            for rule in rules:
-                for own, part in zip(
-                    parts, evaluation.measure_as(rule, subjects, setting, ce_tokens or None), strict=True
-                ):
-                    own.append(part)
-            found = [one.with_parts(own) for one, own in zip(found, parts, strict=True)]
+            own = evaluation.measure_parts(kinds, subjects, setting)
+            others = [evaluation.measure_as(rule, subjects, setting, ce_tokens or None) for rule in rules]
+            found = [
+                one.with_parts([*parts, *(parts_as[place] for parts_as in others)])
+                for place, (one, parts) in enumerate(zip(found, own, strict=True))
+            ]
     report = reports.write_report(found, out, lm.tokenizer) if out is not None else None
     if as_json:
         typer.echo(json.dumps(evaluation.record(found), indent=1, allow_nan=False))

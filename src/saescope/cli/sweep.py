@@ -55,7 +55,9 @@ def sweep(
     suite: Annotated[
         str, typer.Option(help="Parts measured beside the core; see saescope eval --list-parts.")
     ] = "core",
-    tasks: Annotated[Path | None, typer.Option(help="Folder of labelled sets for probing.")] = None,
+    tasks: Annotated[
+        Path | None, typer.Option(exists=True, file_okay=False, help="Folder of labelled sets for probing.")
+    ] = None,
     examples: Annotated[
         int, typer.Option(min=10, help="The most examples a probing task, a letter or a class takes.")
     ] = 1000,
@@ -85,8 +87,6 @@ def sweep(
 
     room = parse_bytes(memory)
     kinds = evaluation.chosen_parts(listed(suite))
-    if tasks is not None and not tasks.is_dir():
-        raise UsageError(f"--tasks {tasks} is not a folder; give one that holds labelled sets")
     opened = Store.open(store)
     reading = _one_group("--reads", reads or ",".join(opened.point_names.names), opened.point_names)
     writing = _one_group("--writes", writes, opened.point_names) if writes else ()

@@ -8,7 +8,7 @@ from jaxtyping import Float
 from scipy import sparse
 from torch import Tensor
 
-from saescope.coders import SparseCoder
+from saescope.coders import Codes, SparseCoder
 
 _CHUNK_ROWS = 2048
 
@@ -19,9 +19,14 @@ def code_matrix(coder: SparseCoder, x: Float[Tensor, "rows d_in"]) -> sparse.csr
     parts = []
     for piece in x.split(_CHUNK_ROWS):
         codes = coder.encode(piece).without_zeros()
-        arrays = (codes.values.float(), codes.indices, codes.pointers)
-        parts.append(sparse.csr_matrix(tuple(a.cpu().numpy() for a in arrays), shape=(piece.shape[0], coder.d_sae)))
+        parts.append(as_matrix(codes, codes.values))
     return sparse.vstack(parts, format="csr")
+
+
+def as_matrix(codes: Codes, values: Float[Tensor, "nnz"]) -> sparse.csr_matrix:
+    """[tokens, d_sae] in compressed rows of float32, on the processor: `values` at the codes' support."""
+    arrays = (values.float(), codes.indices, codes.pointers)
+    return sparse.csr_matrix(tuple(part.cpu().numpy() for part in arrays), shape=(codes.n_tokens, codes.d_sae))
 
 
 def firing(codes: sparse.csr_matrix) -> sparse.csr_matrix:

@@ -94,6 +94,13 @@ class Absent:
 
 
 @torch.no_grad()
+def mean_l0(coder: SparseCoder, sample: Float[Tensor, "tokens d_in"]) -> float:
+    """The L0 that the controls of a coder should have: its own on the sample that they are fitted on."""
+    active = sum(int((coder.encode(part).values != 0).sum()) for part in sample.split(4096))
+    return active / max(1, sample.shape[0])
+
+
+@torch.no_grad()
 def frozen_random(
     subject: Subject, sample: Float[Tensor, "tokens d_in"], l0: float, *, seed: int = 0
 ) -> Coded | Absent:

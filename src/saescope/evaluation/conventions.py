@@ -17,9 +17,8 @@ kept, because that is the point:
 
 from __future__ import annotations
 
-import itertools
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -96,7 +95,7 @@ def measure_as(
         raise TextError(
             f"no sequence of {options.context} tokens in the text, and {rule.name}'s batches hold whole ones; use longer text"
         )
-    batches = [torch.stack(part) for part in _batched(whole, BATCH)]
+    batches = [torch.stack(whole[start : start + BATCH]) for start in range(0, len(whole), BATCH)]
     parts = []
     for subject in subjects:
         numbers = numbers_as(rule, subject.coder, setting.lm, batches, setting.lm.special_ids)
@@ -221,9 +220,3 @@ def _edited(spliced: Tensor, ablated: Tensor) -> tuple[tuple[str, str, Tensor], 
         ("ce_loss_with_sae", "kl_div_with_sae", spliced),
         ("ce_loss_with_ablation", "kl_div_with_ablation", ablated),
     )
-
-
-def _batched(items: Sequence[Tensor], size: int) -> Iterator[list[Tensor]]:
-    remaining = iter(items)
-    while part := list(itertools.islice(remaining, size)):
-        yield part

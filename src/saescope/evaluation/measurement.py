@@ -12,7 +12,17 @@ from saescope.activations import Exclusions, KeptRule
 from saescope.coders import decoder_norms
 from saescope.evaluation import cross_entropy
 from saescope.evaluation.bootstrap import intervals
-from saescope.evaluation.controls import Absent, Coded, OwnBasis, Projection, Reconstructor, frozen_random, neurons, pca
+from saescope.evaluation.controls import (
+    Absent,
+    Coded,
+    OwnBasis,
+    Projection,
+    Reconstructor,
+    frozen_random,
+    mean_l0,
+    neurons,
+    pca,
+)
 from saescope.evaluation.cross_entropy import Predictions, SplicedRuns
 from saescope.evaluation.definitions import CONTROLS
 from saescope.evaluation.documents import DocumentSums
@@ -171,15 +181,9 @@ def _controls(
 ) -> dict[str, Reconstructor | Absent]:
     if no_controls:
         return dict.fromkeys(CONTROLS, Absent(no_controls))
-    l0 = _mean_l0(subject, sample)
+    l0 = mean_l0(subject.coder, sample)
     return {
         "frozen_random": frozen_random(subject, sample, l0, seed=seed),
         "pca": pca(subject, l0),
         "neurons": neurons(subject, sample, l0),
     }
-
-
-def _mean_l0(subject: Subject, sample: Float[Tensor, "tokens d_in"]) -> float:
-    with torch.no_grad():
-        active = sum(int((subject.coder.encode(part).values != 0).sum()) for part in sample.split(4096))
-    return active / max(1, sample.shape[0])

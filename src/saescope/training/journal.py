@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from saescope.errors import UsageError
+from saescope.whole_files import write_whole
 
 LOGGERS = ("tensorboard", "wandb")
 
@@ -24,9 +25,7 @@ class JsonLines:
 
     def __init__(self, path: Path, after_step: int) -> None:
         kept = [line for line in read_lines(path) if line["step"] <= after_step]
-        temporary = path.with_name(path.name + ".writing")
-        temporary.write_text("".join(json.dumps(line) + "\n" for line in kept))
-        temporary.replace(path)
+        write_whole(path, "".join(json.dumps(line) + "\n" for line in kept))
         self._file = path.open("a")
 
     def log(self, step: int, coder: str, metrics: dict[str, float]) -> None:

@@ -15,6 +15,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from saescope.coders import SparseCoder, decoder_norms
+from saescope.evaluation.code_matrix import as_matrix
 from saescope.evaluation.subject import Subject
 from saescope.evaluation.text_activations import TextActivations
 
@@ -79,9 +80,7 @@ def latents(subject: Subject, coder: SparseCoder, activations: TextActivations) 
     @torch.no_grad()
     def values(rows: Int[Tensor, "chosen"]) -> Sparse:
         codes = coder.encode(activations.concatenated(points, rows))
-        weighed = (codes.values * norms[codes.indices]).float().cpu().numpy()
-        parts = (weighed, codes.indices.cpu().numpy(), codes.pointers.cpu().numpy())
-        return scipy.sparse.csr_matrix(parts, shape=(codes.n_tokens, codes.d_sae))
+        return as_matrix(codes, codes.values * norms[codes.indices])
 
     return values
 

@@ -13,9 +13,8 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from saescope.activations import KeptRule
-from saescope.coders import SparseCoder
 from saescope.errors import TextError, UsageError
-from saescope.evaluation.controls import Absent, frozen_random
+from saescope.evaluation.controls import Absent, frozen_random, mean_l0
 from saescope.evaluation.part import Part
 from saescope.evaluation.probing import features
 from saescope.evaluation.probing.corpus_tasks import corpus_tasks
@@ -177,7 +176,7 @@ def _outcomes(
 ) -> tuple[list[Outcome], dict[str, Any]]:
     """`shared`: results on dimensions by what is read, filled by the first coder that reads it."""
     sample = _sample(subject, rule, sets)
-    l0 = _mean_l0(subject.coder, sample)
+    l0 = mean_l0(subject.coder, sample)
     control = frozen_random(subject, sample, l0, seed=setting.seed)
     facts: dict[str, Any] = {"l0": l0}
     coders = {CODER: subject.coder}
@@ -216,12 +215,6 @@ def _sample(subject: Subject, rule: KeptRule, sets: list[TaskSet]) -> Float[Tens
     rows = torch.nonzero(activations.kept(rule))[:, 0]
     rows = rows[torch.arange(0, len(rows), max(1, -(-len(rows) // _SAMPLE_ROWS)))]
     return activations.concatenated([part.point for part in subject.coder.reads], rows)
-
-
-@torch.no_grad()
-def _mean_l0(coder: SparseCoder, sample: Float[Tensor, "rows d_in"]) -> float:
-    active = sum(int((coder.encode(part).values != 0).sum()) for part in sample.split(4096))
-    return active / max(1, len(sample))
 
 
 def _pooled(one: TaskSet, kept: Bool[Tensor, "rows"], values: Callable[[Tensor], Any]) -> dict[str, Any]:
