@@ -17,7 +17,7 @@ from tests.training.conftest import MemorySource, planted
 from transformers import PreTrainedTokenizerFast
 
 from saescope.errors import OccupiedError, UsageError
-from saescope.evaluation import ActivationCache, Setting
+from saescope.evaluation import ActivationCache, Part, Setting
 from saescope.evaluation.sweep import Cell, Sources, SweepConfig, frontier_of, sweep
 from saescope.reports import write_frontier
 from saescope.training import TrainConfig
@@ -115,6 +115,34 @@ def test_a_finished_sweep_does_nothing_and_a_larger_one_only_what_is_new(setting
     (curve,) = [one for one in frontier_of(grown) if one.key == "stability.share"]
     assert [series.label for series in curve.series] == ["topk", "batchtopk", "random", "shuffled"]
     assert all(place.interval is not None for place in curve.series[0].places)
+
+
+def test_parts_and_labelled_sets_may_come_later(
+    setting: Setting, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[tuple[str, str]] = []
+
+    def measured(kinds: Any, subjects: Any, given: Setting) -> list[list[Part]]:
+        asked.extend((kind.name, subject.name) for kind in kinds for subject in subjects)
+        return [[Part(kind.name, kind.title, facts={"tasks": str(given.tasks)}) for kind in kinds] for _ in subjects]
+
+    monkeypatch.setattr("saescope.evaluation.sweep.run.measure_parts", measured)
+    grid: dict[str, Any] = {"archs": ("topk",), "l0s": (2,)}
+    with_sets = dataclasses.replace(setting, tasks=tmp_path)
+    swept(setting, tmp_path / "s", **grid)
+    assert not asked
+    swept(setting, tmp_path / "s", parts=("probing", "effects"), **grid)
+    assert [part for part, _ in asked] == ["probing", "effects"]
+    swept(setting, tmp_path / "s", parts=("probing", "effects"), **grid)
+    assert len(asked) == 2
+    # Labelled sets that were not there before: probing alone is measured again, once.
+    for _ in range(2):
+        (record,) = swept(with_sets, tmp_path / "s", parts=("probing", "effects"), **grid)
+    assert [part for part, _ in asked[2:]] == ["probing"]
+    assert record["parts"]["probing"]["facts"]["tasks"] == str(tmp_path)
+    # Left out again, what was measured stays.
+    assert swept(setting, tmp_path / "s", parts=("probing", "effects"), **grid) == [record]
+    assert len(asked) == 3
 
 
 @pytest.mark.parametrize("stop_at", [1, 9])

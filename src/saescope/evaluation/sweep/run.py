@@ -31,6 +31,7 @@ from saescope.training import TrainConfig, Watcher, train
 from saescope.whole_files import write_json, write_whole
 
 SWEEP, RUNS, CELLS, STABILITY = "sweep.json", "runs", "cells", "stability"
+PROBING = "probing"
 # Coders measured together share the runs of the original model; each takes memory for its controls.
 _TOGETHER = 8
 
@@ -216,10 +217,11 @@ def _measure_missing_parts(
     config: SweepConfig, cells: Sequence[Cell], trained: dict[str, Path], setting: Setting, out: Path
 ) -> None:
     """Parts of the suite that a cell's record lacks, because they were asked for later."""
+    tasks = None if setting.tasks is None else str(setting.tasks)
     # Stability is of several cells together; see `_stability`.
     for kind in (kind for kind in chosen_parts(config.parts) if kind.name != STABILITY):
         records = {cell: json.loads(_record_path(out, cell).read_text()) for cell in cells}
-        waiting = [cell for cell, record in records.items() if kind.name not in record["parts"]]
+        waiting = [cell for cell, record in records.items() if _lacks(record, kind.name, tasks)]
         for start in range(0, len(waiting), _TOGETHER):
             group = waiting[start : start + _TOGETHER]
             told = _of(setting.progress, start, len(waiting))
@@ -228,7 +230,16 @@ def _measure_missing_parts(
             )
             for cell, (part,) in zip(group, found, strict=True):
                 records[cell]["parts"][kind.name] = part.to_dict()
+                if kind.name == PROBING:
+                    records[cell]["tasks"] = tasks
                 write_json(_record_path(out, cell), records[cell])
+
+
+def _lacks(record: dict[str, Any], part: str, tasks: str | None) -> bool:
+    """Whether a part is to be measured: it was not, or it is probing and there are labelled sets that it was not asked for."""
+    if part not in record["parts"]:
+        return True
+    return part == PROBING and tasks is not None and record.get("tasks") != tasks
 
 
 def _record_path(out: Path, cell: Cell) -> Path:
