@@ -247,6 +247,7 @@ def test_page_picture_and_csv_hold_the_numbers(tmp_path: Path) -> None:
     text = "".join(words)
     assert hostile in text
     assert "topk from 0.0375 at L0 8 to 0.00937 at 32" in text
+    assert "PCA from 0.9 at L0 8" in text
     with made[1].open() as file:
         rows = list(csv.DictReader(file))
     assert [float(row["fvu_centered"]) for row in rows[:3]] == [0.3 / 8, 0.3 / 16, 0.3 / 32]

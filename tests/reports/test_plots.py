@@ -80,3 +80,9 @@ def test_nothing_recorded_says_so() -> None:
 
 def test_a_single_point_can_be_drawn() -> None:
     assert "<circle" in Figure("T", "x", "s", lines=[Line("a", [(3, 3.0)], marks=True)]).svg()
+
+
+def test_a_narrow_logarithmic_axis_still_has_ticks() -> None:
+    ticks = Scale(29.0, 35.0, 0, 100, log=True).ticks()
+    assert ticks
+    assert all(29 <= tick <= 35 for tick in ticks)

@@ -13,6 +13,7 @@ from saescope.evaluation.definitions import BY_KEY
 from saescope.evaluation.sweep import Frontier, Series, frontier_of
 from saescope.evaluation.sweep.frontier import csv_rows
 from saescope.reports.escaping import visible
+from saescope.reports.layers import CONTROL_NAMES
 from saescope.reports.page import document
 from saescope.reports.plots import Figure, Line
 from saescope.reports.table import Cell, Numbers, table
@@ -73,7 +74,7 @@ def _slots(frontiers: Sequence[Frontier]) -> dict[str, int]:
 def _figure(frontier: Frontier, slots: dict[str, int]) -> Figure:
     lines = [
         Line(
-            series.label,
+            _name(series.label),
             [(place.l0, place.value) for place in series.places],
             marks=True,
             slot=slots[series.label],
@@ -93,6 +94,11 @@ def _figure(frontier: Frontier, slots: dict[str, int]) -> Figure:
     )
 
 
+def _name(label: str) -> str:
+    """A curve's name; a control's as other reports have it."""
+    return CONTROL_NAMES.get(label.replace(" ", "_"), label)
+
+
 def _low(series: Series) -> bool:
     return any(place.value < _LOWEST for place in series.places)
 
@@ -103,7 +109,7 @@ def _summary(frontier: Frontier) -> str:
         if series.places:
             first, last = series.places[0], series.places[-1]
             parts.append(
-                f"{series.label} from {first.value:.3g} at L0 {first.l0:.3g} to {last.value:.3g} at {last.l0:.3g}"
+                f"{_name(series.label)} from {first.value:.3g} at L0 {first.l0:.3g} to {last.value:.3g} at {last.l0:.3g}"
             )
     return f"{frontier.label} against L0: {'; '.join(parts)}."
 
@@ -172,7 +178,7 @@ def _picture(frontiers: Sequence[Frontier]) -> bytes | None:
             for place in series.places:
                 if place.interval is not None:
                     axes.vlines(place.l0, *place.interval, color=style["color"], lw=1, alpha=0.6)
-            handles.setdefault(series.label, drawn)
+            handles.setdefault(_name(series.label), drawn)
         axes.set_xscale("log", base=2)
         axes.set_xlabel("L0")
         axes.set_title(f"{frontier.label}{f' ({frontier.better} is better)' if frontier.better else ''}", fontsize=10)

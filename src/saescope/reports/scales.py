@@ -30,7 +30,9 @@ class Scale:
         first, last = math.floor(math.log10(self.low)), math.ceil(math.log10(self.high))
         steps = (1, 2, 5) if last - first <= 2 else (1,)
         found = [step * 10.0**power for power in range(first, last + 1) for step in steps]
-        return [tick for tick in found if self.low * (1 - 1e-9) <= tick <= self.high * (1 + 1e-9)]
+        inside = [tick for tick in found if self.low * (1 - 1e-9) <= tick <= self.high * (1 + 1e-9)]
+        # A narrow scale may have none of these within it.
+        return inside or [tick for tick in nice_ticks(self.low, self.high, about) if self.low <= tick <= self.high]
 
 
 def nice_ticks(low: float, high: float, about: int = 5) -> list[float]:
