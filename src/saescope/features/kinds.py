@@ -234,12 +234,12 @@ def _before(grouped: NDArray[np.int32], passage: NDArray[np.int32]) -> tuple[NDA
 def _explained(
     entries: tuple[NDArray[Any], ...], keys: NDArray[np.int32], kept: NDArray[np.bool_]
 ) -> NDArray[np.float32]:
-    offsets = entries[0]
+    offsets, positions, bits, table = entries
     occurrences = np.bincount(keys[kept & (keys >= 0)], minlength=int(keys.max(initial=0)) + 1)
     explained = np.zeros(len(offsets) - 1, np.float32)
 
     def work(start: int, stop: int) -> None:
-        _explain(start, stop, *entries, keys, occurrences, explained)
+        _explain(start, stop, offsets, positions, bits, table, keys, occurrences, explained)
 
     in_ranges(work, len(explained), pointers=torch.from_numpy(offsets))
     return explained
