@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any
 
 import numba
 
-Function = TypeVar("Function", bound=Callable[..., Any])
 
-
-def compiled(function: Function) -> Function:
+def compiled(function: Callable[..., Any]) -> Any:
     """The function as machine code that releases the GIL, kept on disk for the next process where that can be written."""
     options: dict[str, Any] = {"nogil": True, "error_model": "numpy"}
     try:
-        loop: Function = numba.njit(cache=True, **options)(function)
+        return numba.njit(cache=True, **options)(function)
     except RuntimeError:  # no folder for the cache: compiled anew each time
-        loop = numba.njit(**options)(function)
-    return loop
+        return numba.njit(**options)(function)

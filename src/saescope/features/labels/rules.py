@@ -1,13 +1,15 @@
 """A label's claim as something that can be true or false of a position, and the search for the best one.
 
 A rule is one or two groups of items. A group holds where one of its items is in its slot; two are joined by "and" ("New" at
-the position and "York" next) or by "or". It is found greedily on the label half by balanced accuracy: the slot's items are added one by one while each
-is worth its place, alone, within what another slot's group lets through, and beside it. Of rules that do equally well the shorter wins.
+the position and "York" next) or by "or". It is found greedily on the label half by balanced accuracy: a slot's items are
+added one by one while each is worth its place, alone, within what another slot's group lets through, and beside it. Of rules
+that do equally well the shorter wins.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
 
 import numpy as np
 from numpy.typing import NDArray
@@ -47,13 +49,15 @@ _FAMILY_OF = {
 # Slots of one family say the same in different words, so only those of two make a pair.
 _FAMILY = np.array([_FAMILY_OF[name] for name in SLOTS])
 _VAGUE = np.array([name in ("kind", "piece", "start") for name in SLOTS])
-_IN_GROUP = np.array([1 if name in ("start", "kind") else 2 if name == "piece" else MOST_ITEMS for name in SLOTS])
+_IN_GROUP = np.array(
+    [1 if name in ("start", "kind") else 2 if name in ("piece", "ending") else MOST_ITEMS for name in SLOTS]
+)
 
 
 @dataclass(frozen=True)
 class Rules:
-    """slot [features, 2] (-1: no group), either [features]: whether one group is enough, item [features, 2, MOST_ITEMS] (-1: none), weight of the same shape (z), fit
-    [features]: balanced accuracy where the rule was found."""
+    """slot [features, 2] (-1: no group); either [features]: whether one group is enough; item [features, 2, MOST_ITEMS] (-1:
+    none); weight, of the same shape: z; fit [features]: balanced accuracy where the rule was found."""
 
     slot: NDArray[np.int32]
     either: NDArray[np.bool_]
@@ -62,7 +66,12 @@ class Rules:
     fit: NDArray[np.float32]
 
     def of(self, rows: NDArray[np.int64]) -> Rules:
-        return Rules(self.slot[rows], self.either[rows], self.item[rows], self.weight[rows], self.fit[rows])
+        return Rules(*(getattr(self, f.name)[rows] for f in fields(Rules)))
+
+    @staticmethod
+    def joined(parts: Sequence[Rules]) -> Rules:
+        """Those of several groups of features as one."""
+        return Rules(*(np.concatenate([getattr(part, f.name) for part in parts]) for f in fields(Rules)))
 
 
 def arrays_of(words: Words) -> tuple[NDArray[np.generic], ...]:
@@ -302,4 +311,3 @@ def top_token_rules(windows: Windows, words: Words) -> Rules:
             values, counts = np.unique(own, return_counts=True)
             item[row, 0, 0] = values[counts.argmax()]
     return Rules(slot, np.zeros(n, np.bool_), item, np.zeros(item.shape, np.float32), np.full(n, np.nan, np.float32))
-

@@ -1,13 +1,15 @@
 """Where a feature fires and where it might have: positions drawn to find a label with, and others to try it on.
 
-Positives are firing positions, a stronger one being the likelier to be drawn. Negatives are positions where the feature is
-checked to be silent: half of them anywhere, half neighbours of positives, which carry the same token, or, where the token
-has no silent occurrence left, stand within a few tokens of a firing. No position is drawn twice.
+Positives are firing positions, drawn in proportion to the square of the activation: by the energy they add to the
+reconstruction, so that the many faint firings of a feature do not drown those that it is for. Negatives are positions where
+the feature is checked to be silent: half of them anywhere, half neighbours of positives, which carry the same token, or, where
+the token has no silent occurrence left, stand within a few tokens of a firing. No position is drawn twice.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,6 +26,7 @@ DRAWN = ((256, 192, 192), (128, 64, 64))
 POSITIVE, RANDOM, NEIGHBOUR = range(3)
 # With fewer held-out positives than this there is nothing to try a label on, and all of them help to find it.
 LEAST_HELD_OUT = 10
+STRONGEST = 16
 NONE = np.uint32(0xFFFFFFFF)
 _REACH = 16
 _TRIES = 12
@@ -34,12 +37,19 @@ class Windows:
     """positions [features, side, kind, most]: label half and held-out half; positives, random negatives, neighbours.
 
     counts [features, side, kind]: how many of them there are. same_token [features, side]: how many of the neighbours
-    carry a positive's token. Held-out counts are 0 where the feature has too few held-out firings.
+    carry a positive's token. strongest [features, 16]: the strongest firings of the label half (NONE: no more). Held-out
+    counts are 0 where the feature has too few held-out firings.
     """
 
     positions: Positions
     counts: NDArray[np.int32]
     same_token: NDArray[np.int32]
+    strongest: Positions
+
+    @staticmethod
+    def joined(parts: Sequence[Windows]) -> Windows:
+        """Those of several groups of features as one."""
+        return Windows(*(np.concatenate([getattr(part, f.name) for part in parts]) for f in fields(Windows)))
 
 
 @dataclass(frozen=True)
@@ -93,7 +103,7 @@ def _below(state, n):  # type: ignore[no-untyped-def]
 
 @compiled
 def _draw_strong(state, places, strength, wanted, into):  # type: ignore[no-untyped-def]
-    """Positions at evenly spaced quantiles of the activation, from a random first one; all of them where there are few."""
+    """Positions at evenly spaced quantiles of the energy, from a random first one; all of them where there are few."""
     if places.size <= wanted:
         into[: places.size] = places
         return state, places.size
@@ -115,12 +125,42 @@ def _draw_strong(state, places, strength, wanted, into):  # type: ignore[no-unty
 
 
 @compiled
+def _keep_strongest(places, strength, into):  # type: ignore[no-untyped-def]
+    """The positions of the largest strengths, largest first, the earlier of equals."""
+    kept = np.zeros(into.size, np.float32)
+    for i in range(places.size):
+        if strength[i] > kept[-1]:
+            at = into.size - 1
+            while at > 0 and kept[at - 1] < strength[i]:
+                kept[at], into[at] = kept[at - 1], into[at - 1]
+                at -= 1
+            kept[at], into[at] = strength[i], places[i]
+
+
+@compiled
 def draw_features(  # type: ignore[no-untyped-def]
-    start, stop, features, seed, offsets, firing, scaled, decode, text, token_offsets, drawn, least, out, counts, same
+    start,
+    stop,
+    features,
+    seed,
+    offsets,
+    firing,
+    scaled,
+    decode,
+    text,
+    token_offsets,
+    drawn,
+    least,
+    out,
+    counts,
+    same,
+    strongest,
 ):
-    """Fills out, counts and same (see `Windows`) for features[start:stop]. decode [65536]: float16 bits to float32."""
-    half, tokens, region, coded, coded_offsets, of_token = text
-    n_tokens = (token_offsets.size - 1) // 2
+    """Fills out, counts, same and strongest (see `Windows`) for features[start:stop].
+
+    decode [65536]: the float32 number of each float16's bits.
+    """
+    half, _, _, coded, coded_offsets, _ = text
     used = np.zeros(half.size, np.int32)
     for row in range(start, stop):
         feature = features[row]
@@ -142,15 +182,29 @@ def draw_features(  # type: ignore[no-untyped-def]
             for i in range(own.size):
                 if half[own[i]] == side or (not scored and half[own[i]] >= 0):
                     places[n] = own[i]
-                    strength[n] = decode[bits[i]]
+                    strength[n] = decode[bits[i]] ** 2
                     n += 1
+            if side == 0:
+                _keep_strongest(places[:n], strength[:n], strongest[row])
             state, n = _draw_strong(state, places[:n], strength[:n], drawn[side, 0], out[row, side, 0])
             counts[row, side, 0] = n
             if n == 0:
                 continue
-            state = _draw_silent(state, side, mark, used, coded, coded_offsets, drawn[side, 1], out[row, side], counts[row, side])
+            state = _draw_silent(
+                state, side, mark, used, coded, coded_offsets, drawn[side, 1], out[row, side], counts[row, side]
+            )
             state = _draw_neighbours(
-                state, side, scored, mark, used, text, token_offsets, drawn[side, 2], out[row, side], counts[row, side], same[row]
+                state,
+                side,
+                scored,
+                mark,
+                used,
+                text,
+                token_offsets,
+                drawn[side, 2],
+                out[row, side],
+                counts[row, side],
+                same[row],
             )
 
 
@@ -220,6 +274,7 @@ def draw(
     out = np.full((n, 2, 3, max(max(side) for side in drawn)), NONE, np.uint32)
     counts = np.zeros((n, 2, 3), np.int32)
     same = np.zeros((n, 2), np.int32)
+    strongest = np.full((n, STRONGEST), NONE, np.uint32)
     # Half-precision numbers are read through a table of all of them: numba has no float16.
     decode = np.arange(1 << 16, dtype=np.uint16).view(np.float16).astype(np.float32)
     arrays = source.arrays
@@ -237,6 +292,7 @@ def draw(
         out,
         counts,
         same,
+        strongest,
     )
     in_ranges(lambda start, stop: draw_features(start, stop, *fixed), n, 64)
-    return Windows(out, counts, same)
+    return Windows(out, counts, same, strongest)

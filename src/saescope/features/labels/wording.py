@@ -12,6 +12,8 @@ from saescope.features.labels.words import PIECES, SLOT, SLOTS, Words
 # What a person's eye takes in at once.
 LONGEST = 120
 _LONGEST_WORD = 24
+_SAYS_ENOUGH = 0.75
+_PEAKS = 3
 
 _PIECES = {
     frozenset(PIECES[:2]): "unfinished words",
@@ -33,6 +35,26 @@ def text_of(groups: list[dict[str, Any]], *, either: bool) -> str:
     rest = [group for group in groups if group not in heads]
     head = _alone(heads[0]) if heads else "words"
     return _cut(" ".join([head, *(_modifier(group) for group in sorted(rest, key=_order))]))
+
+
+def with_peaks(text: str, groups: list[dict[str, Any]], fit: float, peaks: list[str]) -> str:
+    """The label with the words at the feature's strongest firings, where it alone would say too little of what the feature is
+    for: it predicts badly, or names a kind of word only."""
+    said = {word.casefold().strip("…") for group in groups for word in group["words"]}
+    new = [peak for peak in peaks if peak.casefold() not in said]
+    vague = all(group["where"] in ("kind", "piece", "start", "ending") for group in groups)
+    if not new or not (vague or fit < _SAYS_ENOUGH):
+        return text
+    return _cut(f"{text}; most on {_quoted(new)}")
+
+
+def peaks_of(strongest: np.ndarray[Any, Any], words: Words) -> list[str]:
+    """The words of the strongest firings: those that come back, most often first, else the two strongest."""
+    inside = words.slots[strongest, SLOT["inside"]]
+    items, first, counts = np.unique(inside, return_index=True, return_counts=True)
+    order = np.lexsort((first, -counts))
+    again = [items[at] for at in order if counts[at] > 1][:_PEAKS]
+    return [_printable(words.usual[item]) for item in again or [items[at] for at in order[:2]]]
 
 
 def _cut(text: str) -> str:

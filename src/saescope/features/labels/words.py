@@ -11,7 +11,6 @@ import unicodedata
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-
 import numpy as np
 from numpy.typing import NDArray
 
@@ -47,6 +46,7 @@ CONTEXT_TOKENS = 48
 _LONGEST_WORD = 12
 # Words that stand everywhere say nothing about a context.
 _EVERYWHERE = 128
+_ONE_EVERYWHERE_IN = 50
 _LEAST_PAIRS = 4
 _ONE_CASE = 0.8
 _START = 4
@@ -73,10 +73,10 @@ class Words:
 
     slots [positions, slots]: the items at each. Words of the text in reading order are runs: run_of [positions], run_start
     [runs + 1], run_item and run_exact [runs] (case folded, and as written). region [positions]: equal within one document
-    of one sequence. Words that may stand for a context, by themselves: content_of [runs], the number of the last one up to each
-    run; content_item and content_end [content], its item and the position after it. share [slots, items]: the share of positions that
-    have the item (for bags, roughly, of windows). vocabulary: the text of every item; usual: as it
-    is mostly written.
+    of one sequence. Words that may stand for a context, by themselves: content_of [runs], the number of the last one up to
+    each run; content_item and content_end [content], its item and the position after it. share [slots, items]: the share of
+    positions that have the item (for bags, roughly, of windows). vocabulary: the text of every item; usual: as it is
+    mostly written.
     """
 
     slots: Items
@@ -261,9 +261,7 @@ def _kind(text: str) -> str:
     return "capitalised words" if word[0].isupper() else "lower-case words"
 
 
-def _before(
-    run_item: Items, run_region: Items, usual: list[str], vocabulary: _Vocabulary
-) -> tuple[Items, Items]:
+def _before(run_item: Items, run_region: Items, usual: list[str], vocabulary: _Vocabulary) -> tuple[Items, Items]:
     """The word before each run's, and the two words before it where that pair is no rarity. Spaces are passed over."""
     runs = np.arange(run_item.size)
     seen = np.maximum.accumulate(np.where(run_item != vocabulary.number("space"), runs, -1))
@@ -311,10 +309,10 @@ def _pieces(run_of: Items, run_start: Items, vocabulary: _Vocabulary) -> Items:
 
 
 def _with_content(counts: NDArray[np.int64], texts: list[str]) -> NDArray[np.bool_]:
-    common = np.argsort(-counts, kind="stable")[:_EVERYWHERE]
+    # Of a few hundred words even the commonest may be what the text is about.
+    n_common = min(_EVERYWHERE, int((counts > 0).sum()) // _ONE_EVERYWHERE_IN)
     content = np.fromiter((len(text) > 1 and any(c.isalpha() for c in text) for text in texts), np.bool_, len(texts))
-    # In a small text even the commonest words may be what it is about.
-    content[common[counts[common] > counts.sum() / 1000]] = False
+    content[np.argsort(-counts, kind="stable")[:n_common]] = False
     return content
 
 
