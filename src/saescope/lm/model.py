@@ -357,6 +357,11 @@ class LanguageModel:
                 raise UsageError(f"prompt {prompt!r} has no tokens, so there is nothing to continue")
         return rows
 
+    @property
+    def stop_ids(self) -> frozenset[int]:
+        """The tokens that end a generation."""
+        return self._stop_ids
+
     @cached_property
     def _stop_ids(self) -> frozenset[int]:
         stated = [
