@@ -46,6 +46,10 @@ class CoderError(SaescopeError):
     """A sparse coder's files or shapes are wrong for what was asked."""
 
 
+class FeatureIndexError(SaescopeError):
+    """A feature index is missing, incomplete, damaged or of another coder."""
+
+
 class ForeignCoderWarning(UserWarning):
     """Something that a coder's files, written by another tool, leave unsaid, and what was assumed."""
 

@@ -32,9 +32,22 @@ def _options(
 
 
 def _register() -> None:
-    from saescope.cli import bench, cache, convert, demo, doctor, evaluate, fetch, harvest, sweep, synthetic, train
+    from saescope.cli import (
+        bench,
+        cache,
+        convert,
+        demo,
+        doctor,
+        evaluate,
+        fetch,
+        harvest,
+        index,
+        sweep,
+        synthetic,
+        train,
+    )
 
-    for commands in (demo, fetch, cache, harvest, train, evaluate, sweep, synthetic, convert, doctor, bench):
+    for commands in (demo, fetch, cache, harvest, train, evaluate, index, sweep, synthetic, convert, doctor, bench):
         commands.register(app)
 
 

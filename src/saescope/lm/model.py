@@ -22,6 +22,7 @@ from saescope.lm.edits import Edit, Positions, Run, padding_mask
 from saescope.lm.generation import Continuation, Generation, Sampler, continue_rows, rows_of
 from saescope.lm.hooks import EverythingSeen, RunHooks, differentiable_from
 from saescope.lm.identity import tokenizer_fingerprint, weights_fingerprint
+from saescope.lm.output_lens import OutputLens, output_lens, refusal
 from saescope.lm.point_patterns import PointNames
 from saescope.lm.points import ATTENTION_MAPS, Point, PointTable
 from saescope.lm.resuming import check_reachable, skipping, tuple_length_of
@@ -132,6 +133,15 @@ class LanguageModel:
                 known = int(self.run(token, capture=[point]).activations[point].shape[-1])
             self._widths[parsed] = known
         return self._widths[parsed]
+
+    @cached_property
+    def output_lens(self) -> OutputLens:
+        """The linear map from directions of the residual stream to output logits. ModelError where there is none."""
+        return output_lens(self._engine, len(self.tokenizer), self.name)
+
+    def lens_refusal(self, point: str) -> str | None:
+        """Why directions at `point` have no output logits of their own, in one line; None where they have."""
+        return refusal(self._engine, self.check_point(point).name)
 
     def run(
         self,
