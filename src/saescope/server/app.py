@@ -9,7 +9,6 @@ from pathlib import Path
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
-from fastapi.routing import APIRoute
 from starlette.exceptions import HTTPException
 from starlette.responses import HTMLResponse, JSONResponse, Response
 
@@ -107,16 +106,17 @@ def _add_pages(app: FastAPI) -> None:
     @app.get("/api/docs", include_in_schema=False)
     def docs() -> Response:
         """A list of the routes: the usual page would be fetched from elsewhere."""
+        described = app.openapi()
         rows = [
-            f"<dt><code>{escape(' '.join(sorted(route.methods or ())))} {escape(route.path)}</code></dt>"
-            f"<dd>{escape(one_line(route.description or ''))}</dd>"
-            for route in app.routes
-            if isinstance(route, APIRoute) and route.include_in_schema
+            f"<dt><code>{escape(method.upper())} {escape(path)}</code></dt>"
+            f"<dd>{escape(one_line(str(operation.get('description', ''))))}</dd>"
+            for path, operations in described["paths"].items()
+            for method, operation in operations.items()
         ]
         return HTMLResponse(
             '<!doctype html><html lang="en"><head><meta charset="utf-8"><title>saescope API</title></head><body>'
             f"<h1>saescope API</h1><p>Types of everything sent and taken: "
-            f'<a href="openapi.json">openapi.json</a> (OpenAPI {escape(str(app.openapi()["openapi"]))}).</p>'
+            f'<a href="openapi.json">openapi.json</a> (OpenAPI {escape(str(described["openapi"]))}).</p>'
             f"<dl>{''.join(rows)}</dl></body></html>"
         )
 

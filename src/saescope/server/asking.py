@@ -10,6 +10,7 @@ from fastapi import Depends, Path, Request
 from starlette.responses import Response
 
 from saescope.errors import SaescopeError
+from saescope.server.contexts import Fragment
 from saescope.server.jobs import Jobs
 from saescope.server.labels import AutomaticLabels
 from saescope.server.model_worker import ModelWorker
@@ -96,6 +97,23 @@ class ShownLabels:
 
 
 def sent(content: Any) -> Response:
-    """JSON made straight from plain values: a page of contexts has thousands, and types have been tried by tests."""
-    body = json.dumps(content, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
-    return Response(body.encode("utf-8", "replace"), media_type="application/json")
+    """JSON made straight from plain values, with its fragments as they are (no deeper than in a list in a list): a page of
+    contexts has thousands of tokens, and that answers have their types has been tried by tests."""
+    return Response(_encoded(content, 4).encode("utf-8", "replace"), media_type="application/json")
+
+
+_JSON = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+
+
+def _encoded(content: Any, depth: int) -> str:
+    if isinstance(content, Fragment):
+        return content
+    if depth and isinstance(content, dict):
+        return (
+            "{"
+            + ",".join(f"{_JSON.encode(str(key))}:{_encoded(value, depth - 1)}" for key, value in content.items())
+            + "}"
+        )
+    if depth and isinstance(content, list) and content and isinstance(content[0], dict | Fragment):
+        return "[" + ",".join(_encoded(value, depth - 1) for value in content) + "]"
+    return _JSON.encode(content)

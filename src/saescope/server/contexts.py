@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from typing import Any
 
@@ -16,7 +17,7 @@ BEFORE = AFTER = 16
 
 def contexts(
     index: FeatureIndex, feature: int, peaks: Sequence[int], before: int = BEFORE, after: int = AFTER
-) -> list[dict[str, Any]]:
+) -> list[Fragment]:
     """`answers.Context` of a feature around each of these positions, in their order: tokens of one document in one sequence."""
     if not len(peaks):
         return []
@@ -42,49 +43,84 @@ def contexts(
     for row in range(len(peak)):
         window = np.flatnonzero(joined[row, 1:-1]) + 1
         low, high = int(window[0]), int(window[-1]) + 1
-        piece = slice(low, high)
+        pieces = index.pieces(tokens[row, low:high].tolist())
+        begin, stop = _whole_edges(pieces, before + 1 - low)
+        cut_low, cut_high = low + begin, low + stop
+        piece = slice(cut_low, cut_high)
         shown, at = merged_tokens(
-            index.pieces(tokens[row, piece].tolist()),
+            pieces[begin:stop],
             values[row, piece].tolist(),
             kept[row, piece].tolist(),
-            int(places[row, low]),
-            before + 1 - low,
+            int(places[row, cut_low]),
+            before + 1 - cut_low,
         )
+        more_before = begin > 0 or (low == 1 and bool(joined[row, 0]))
+        more_after = stop < len(pieces) or (high == joined.shape[1] - 1 and bool(joined[row, -1]))
         found.append(
-            {
-                "position": int(peak[row]),
-                "document": document_shown(index, int(own_document[row])),
-                "tokens": shown,
-                "peak": at,
-                "value": significant(float(values[row, before + 1])),
-                "more_before": low == 1 and bool(joined[row, 0]),
-                "more_after": high == joined.shape[1] - 1 and bool(joined[row, -1]),
-            }
+            Fragment(
+                f'{{"position":{peak[row]},"document":{_document(index, int(own_document[row]))},"tokens":{shown},'
+                f'"peak":{at},"value":{values[row, before + 1]:.4g},'
+                f'"more_before":{_KEPT[more_before]},"more_after":{_KEPT[more_after]}}}'
+            )
         )
     return found
 
 
+def _whole_edges(pieces: Sequence[str], peak: int) -> tuple[int, int]:
+    """First and one past the last token between which no character is cut at the window's edge; the peak stays."""
+    begin, end = 0, len(pieces)
+    # A character has at most four bytes: three tokens are the most that a cut can spoil.
+    while begin < min(3, peak) and (not pieces[begin] or pieces[begin].startswith("\ufffd")):
+        begin += 1
+    while end - 1 > max(peak, len(pieces) - 4) and (not pieces[end - 1] or pieces[end - 1].endswith("\ufffd")):
+        end -= 1
+    return begin, end
+
+
 def merged_tokens(
     pieces: Sequence[str], values: Sequence[float], kept: Sequence[int], first: int, peak: int
-) -> tuple[list[dict[str, Any]], int]:
-    """The tokens to show and the place of the peak among them. Tokens that only together make whole characters become one,
-    with the largest of their values and the position of the last."""
-    shown: list[dict[str, Any]] = []
+) -> tuple[str, int]:
+    """`answers.ContextToken`s, and the place of the peak among them. Tokens that only together make whole characters become
+    one, with the largest of their values and the position of the last."""
+    if "" in pieces:
+        return _merged(pieces, values, kept, first, peak)
+    # Nearly always. A page has thousands of tokens, so they are written as JSON here and now.
+    tokens = [
+        f'{{"t":{_ENCODED[text]},"v":{f"{value:.4g}" if value else 0},"k":{_KEPT[code]},"p":{place}}}'
+        for place, (text, value, code) in enumerate(zip(pieces, values, kept, strict=True), start=first)
+    ]
+    return f"[{','.join(tokens)}]", peak
+
+
+def _merged(
+    pieces: Sequence[str], values: Sequence[float], kept: Sequence[int], first: int, peak: int
+) -> tuple[str, int]:
+    tokens: list[str] = []
     peak_at = 0
-    value, has_code, pending = 0.0, False, False
-    for place, (text, own, code) in enumerate(zip(pieces, values, kept, strict=True)):
-        value, has_code, pending = max(value, own), has_code or bool(code), True
-        if place == peak:
-            peak_at = len(shown)
-        if text:
-            shown.append({"t": plain(text), "v": significant(value), "k": has_code, "p": first + place})
-            value, has_code, pending = 0.0, False, False
-    if pending and not shown:
-        shown.append({"t": "", "v": significant(value), "k": has_code, "p": first + len(pieces) - 1})
-    elif pending:
-        last = shown[-1]
-        last["v"], last["k"] = max(last["v"], significant(value)), last["k"] or has_code
-    return shown, min(peak_at, len(shown) - 1)
+    for number, (text, start, end) in enumerate(merged_spans(pieces)):
+        if start <= peak < end:
+            peak_at = number
+        value, code = max(values[start:end]), max(kept[start:end])
+        tokens.append(f'{{"t":{json.dumps(text)},"v":{value:.4g},"k":{_KEPT[code]},"p":{first + end - 1}}}')
+    return f"[{','.join(tokens)}]", peak_at
+
+
+class Fragment(str):
+    """JSON already."""
+
+    __slots__ = ()
+
+
+class _Encoded(dict[str, str]):
+    """Texts of tokens, and titles, as JSON strings, each made once: there are no more than an index has."""
+
+    def __missing__(self, text: str) -> str:
+        self[text] = json.dumps(plain(text), ensure_ascii=False)
+        return self[text]
+
+
+_ENCODED = _Encoded()
+_KEPT = ("false", "true")
 
 
 def merged_spans(pieces: Sequence[str]) -> list[tuple[str, int, int]]:
@@ -104,11 +140,12 @@ def merged_spans(pieces: Sequence[str]) -> list[tuple[str, int, int]]:
     return found
 
 
-def document_shown(index: FeatureIndex, document: int) -> dict[str, Any]:
+def _document(index: FeatureIndex, document: int) -> str:
     if document < 0:
-        return {"index": -1, "title": "", "source": ""}
+        return '{"index":-1,"title":"","source":""}'
     known = index.documents[document]
-    return {"index": document, "title": one_line(known.title)[:200], "source": one_line(known.source)[:200]}
+    title, source = (_ENCODED[one_line(text)[:200]] for text in (known.title, known.source))
+    return f'{{"index":{document},"title":{title},"source":{source}}}'
 
 
 def token_shown(index: FeatureIndex, token: int) -> str:

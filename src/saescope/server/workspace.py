@@ -31,6 +31,8 @@ METRICS_FILE = "metrics.json"
 # How deep below the workspace indexes are looked for, and how often, in seconds.
 _DEPTH = 6
 _RESCAN = 2.0
+# Forms of features that a person understands at a glance.
+_TELLING = ("token", "phrase", "context", "output-promoting")
 _SHOWN_METRICS = (
     "fvu_centered", "explained_variance", "cosine", "l0", "dead_fraction", "dense_10", "ce_recovered_mean",
     "ce_increase", "kl",
@@ -94,19 +96,19 @@ class ServedCoder:
     @cached_property
     def first_feature(self) -> int:
         """One that is worth seeing first: neither rare nor dense, with clear output tokens or a good label."""
-        density, live = self.index.density, self.live_features
+        index, live = self.index, self.live_features
         if not len(live):
             return 0
-        middle = live[(density[live] > 1e-4) & (density[live] < 1e-2)]
-        candidates = middle if len(middle) else live
-        scores = np.array([self._interest(int(feature)) for feature in candidates])
-        return int(candidates[int(scores.argmax())])
-
-    def _interest(self, feature: int) -> float:
-        label = self.labels.by_feature.get(feature)
-        score = label.score if label is not None and label.score is not None else 0.0
-        peak = float(self.index.arrays["lens_top_logits"][feature, 0]) if self.index.has("lens_top_logits") else 0.0
-        return score + 1e-3 * peak
+        density = index.density[live]
+        interest = np.where((density > 1e-4) & (density < 1e-2), 1.0, 0.0)
+        if index.has("form") and self.forms:
+            telling = [number for number, name in enumerate(self.forms) if name in _TELLING]
+            interest += 0.5 * np.isin(np.asarray(index.arrays["form"])[live], telling)
+        if index.has("lens_peak"):
+            interest += np.clip(np.nan_to_num(np.asarray(index.arrays["lens_peak"], np.float64)[live]), 0, 20) / 40
+        scores = {feature: label.score for feature, label in self.labels.by_feature.items() if label.score is not None}
+        interest += np.array([scores.get(int(feature), 0.0) for feature in live])
+        return int(live[interest.argmax()])
 
     @cached_property
     def tokens_of_sources(self) -> list[int]:

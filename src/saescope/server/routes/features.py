@@ -122,7 +122,8 @@ def form_of(coder: ServedCoder, feature: int) -> str | None:
 
 
 def level_of(coder: ServedCoder, feature: int) -> int | None:
-    if not coder.index.has("level"):
+    # With one level there is nothing to say.
+    if not coder.index.has("level") or len(coder.index.manifest.coder.levels) < 2:
         return None
     level = int(coder.index.arrays["level"][feature])
     return level if level >= 0 else None

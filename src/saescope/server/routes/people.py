@@ -11,7 +11,9 @@ from saescope.server import answers
 from saescope.server.asking import CoderHere, FeatureHere, ServedNow, ShownLabels, sent
 
 router = APIRouter(tags=["people"])
-_CONFLICT: dict[int | str, dict[str, Any]] = {409: {"model": answers.Problem, "description": "Someone was faster; what was sent is in the history."}}
+_CONFLICT: dict[int | str, dict[str, Any]] = {
+    409: {"model": answers.Problem, "description": "Someone was faster; what was sent is in the history."}
+}
 
 
 @router.put("/coders/{id}/features/{f}/label", response_model=answers.LabelKept, responses=_CONFLICT)
