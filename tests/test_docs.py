@@ -17,7 +17,15 @@ PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 LANGUAGES = {"sh", "python", "text"}
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 # What is not typed in earnest here: it installs, downloads, deletes or takes a quarter of an hour. Its words are checked.
-NOT_RUN = ("make ", "pip ", "saescope serve", "saescope fetch gemma3-270m", "saescope cache remove", "SAESCOPE_WHEELS=", "saescope demo")
+NOT_RUN = (
+    "make ",
+    "pip ",
+    "saescope serve",
+    "saescope fetch gemma3-270m",
+    "saescope cache remove",
+    "SAESCOPE_WHEELS=",
+    "saescope demo",
+)
 SMALLER = (
     (r"--tokens \d{4,}", "--tokens 5000"),
     (r"--tokens 0", "--tokens 512"),
