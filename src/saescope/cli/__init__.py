@@ -39,6 +39,7 @@ def _register() -> None:
         demo,
         doctor,
         evaluate,
+        export_features,
         fetch,
         harvest,
         index,
@@ -47,7 +48,22 @@ def _register() -> None:
         train,
     )
 
-    for commands in (demo, fetch, cache, harvest, train, evaluate, index, sweep, synthetic, convert, doctor, bench):
+    groups = (
+        demo,
+        fetch,
+        cache,
+        harvest,
+        train,
+        evaluate,
+        index,
+        export_features,
+        sweep,
+        synthetic,
+        convert,
+        doctor,
+        bench,
+    )
+    for commands in groups:
         commands.register(app)
 
 

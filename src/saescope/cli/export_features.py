@@ -38,7 +38,8 @@ def export_features(
     features: Annotated[
         str | None,
         typer.Option(
-            help="Features, comma-separated.", show_default="all that fire; for html 24, spread over how often they fire"
+            help="Features, comma-separated.",
+            show_default="all that fire; for html 24, spread over how often they fire",
         ),
     ] = None,
     model_id: Annotated[
@@ -75,6 +76,7 @@ def _html(index: FeatureIndex, chosen: list[int] | None, out: Path) -> tuple[Pat
 
     from saescope.errors import OccupiedError, SaescopeError
     from saescope.features import spread_over_densities
+    from saescope.features.exports import chosen_features
     from saescope.reports.features import write_features_page
 
     if chosen is None:
@@ -82,20 +84,19 @@ def _html(index: FeatureIndex, chosen: list[int] | None, out: Path) -> tuple[Pat
     path = out / "features.html"
     if path.exists():
         raise OccupiedError(f"{path} is there already; choose another --out, or remove it")
-    for feature in chosen:
-        index.check_feature(feature)
+    chosen = chosen_features(index, chosen)
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise SaescopeError(f"cannot make {out}: {error.strerror or error}; choose another --out") from None
-    return write_features_page(index, path, chosen, _labels(index)), len(set(chosen))
+    return write_features_page(index, path, chosen), len(chosen)
 
 
 def _parquet(index: FeatureIndex, chosen: list[int] | None, out: Path) -> tuple[Path, int]:
     from saescope.features.exports import chosen_features, write_parquet
 
     with stage_bar() as tell:
-        written = write_parquet(index, out, chosen, labels=_labels(index), told=lambda done, total: tell("export", done, total))
+        written = write_parquet(index, out, chosen, told=lambda done, total: tell("export", done, total))
     return written, len(chosen_features(index, chosen))
 
 
@@ -122,7 +123,7 @@ def _neuronpedia(
     lm = LanguageModel.load(str(index.manifest.model.get("spec", ""))) if logits else None
     with stage_bar() as tell:
         written = write_neuronpedia(
-            index, out, chosen, source=source, labels=_labels(index), coder=coder, lm=lm, told=told
+            index, out, chosen, source=source, coder=coder, lm=lm, told=lambda done, total: tell("export", done, total)
         )
     return written, n
 
