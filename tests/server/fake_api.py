@@ -54,7 +54,7 @@ DOCUMENTS = ["Albert Einstein", "Apollo 11", "Alaska", "Anarchism", "Cross-site 
 
 
 def pieces(text: str) -> list[str]:
-    return re.findall(r"\n| ?[^\W\d_]{1,7}| ?\d{1,4}|\s|[^\w\s]|_", text)
+    return re.findall(r"\n| ?[^\W\d_]{1,12}| ?\d{1,4}|\s|[^\w\s]|_", text)
 
 
 def strength(feature: int, token: str) -> float:
@@ -99,10 +99,9 @@ class World:
 
     def label(self, feature: int) -> dict[str, Any] | None:
         history = self.labels.get(feature, [])
-        revision = len(history)
         if history and history[-1]["text"]:
-            return {"text": history[-1]["text"], "source": "person", "score": None, "revision": revision}
-        return {**self.auto[feature], "revision": revision} if self.auto[feature] else None
+            return {"text": history[-1]["text"], "source": "person", "score": None}
+        return self.auto[feature]
 
     def named(self, feature: int) -> dict[str, Any]:
         return {"feature": feature, "label": self.label(feature)}
@@ -118,7 +117,7 @@ class World:
         return {
             "position": sentence * 1000 + peak,
             "document": {"index": document, "title": DOCUMENTS[document], "source": "wikipedia"},
-            "tokens": [{"t": t, "v": v, "k": i > 0} for i, (t, v) in enumerate(zip(tokens, values, strict=True))],
+            "tokens": [{"t": t, "v": v, "k": i > 0 or peak == 0, "p": sentence * 1000 + i} for i, (t, v) in enumerate(zip(tokens, values, strict=True))],
             "peak": peak,
             "value": values[peak],
             "more_before": wide < 2,
@@ -261,7 +260,7 @@ def create_app(delay: float = 0.01) -> FastAPI:
     @app.get("/api/workspace")
     def workspace() -> Any:
         coders = [world.coder("main", "matryoshka-4096"), world.coder("other", "topk-4096"), world.coder("still", "no-model", False)]
-        return {"version": "0.1.0", "title": "demo", "model": {"name": "SmolLM2-135M", "loaded": True}, "coders": coders, "jobs": world.jobs}
+        return {"version": "0.1.0", "title": "demo", "model": {"name": "SmolLM2-135M", "loaded": True, "state": "ready", "message": ""}, "coders": coders, "jobs": world.jobs}
 
     @app.get("/api/coders/{coder}/density")
     def density(coder: str) -> Any:
@@ -314,7 +313,7 @@ def create_app(delay: float = 0.01) -> FastAPI:
     def label(coder: str, feature: int, body: dict[str, Any] = Body()) -> Any:
         history = world.labels.setdefault(known(feature), [])
         conflict = body["revision"] != len(history)
-        history_entry = {"text": body["text"], "source": "person", "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())}
+        history_entry = {"text": body["text"], "source": "conflict" if conflict else "person", "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())}
         if conflict:
             history.insert(len(history) - 1, history_entry)
             raise HTTPException(409, "The label was changed meanwhile; both versions are in the history.")
@@ -327,7 +326,7 @@ def create_app(delay: float = 0.01) -> FastAPI:
         if body["revision"] != now["revision"]:
             raise HTTPException(409, "The note was changed meanwhile; both versions are in the history.")
         world.notes[feature] = {"text": body["text"], "revision": now["revision"] + 1}
-        return {"note": world.notes[feature], "revision": now["revision"] + 1}
+        return world.notes[feature]
 
     @app.put("/api/coders/{coder}/features/{feature}/star")
     def star(coder: str, feature: int, body: dict[str, Any] = Body()) -> Any:
@@ -361,7 +360,7 @@ def create_app(delay: float = 0.01) -> FastAPI:
 
     @app.post("/api/compare/coders")
     def compare_coders(body: dict[str, Any] = Body()) -> Any:
-        return {"results": [world.prompt(text_of(body), [], 10) for _ in body["coders"]]}
+        return {"results": [{"coder": coder, **world.prompt(text_of(body), [], 10)} for coder in body["coders"]]}
 
     @app.post("/api/coders/{coder}/steer")
     async def steer(coder: str, body: dict[str, Any] = Body()) -> Any:

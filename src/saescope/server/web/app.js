@@ -5,7 +5,7 @@ import { Jobs } from "./jobs.js";
 import { COMMANDS, listen } from "./keyboard.js";
 import { Loading, Problem } from "./resource.js";
 import { href, route } from "./route.js";
-import { coder, helpOpen, keys, loadWorkspace, said, theme, workspace, workspaceError } from "./state.js";
+import { coder, focusTitle, helpOpen, keys, loadWorkspace, said, theme, wantTitle, workspace, workspaceError } from "./state.js";
 import { hideTip, Tip } from "./tokens.js";
 import { Browse } from "./views/browse.js";
 import { Compare } from "./views/compare.js";
@@ -78,10 +78,11 @@ function Main() {
   const place = `${view}/${named}/${feature}`;
   useEffect(() => {
     hideTip();
-    // Someone who walks with the keyboard lands on the new view's title; the first view leaves the focus to the browser.
+    // The first view leaves the focus to the browser; a feature's title comes with its data.
     if (before.current !== null && before.current !== place) {
       scrollTo(0, 0);
-      main.current.querySelector("h1")?.focus({ preventScroll: true });
+      wantTitle();
+      if (view !== "feature") focusTitle();
     }
     before.current = place;
     if (view !== "feature") document.title = `${TABS.find(([key]) => key === view)[1]} · saescope`;

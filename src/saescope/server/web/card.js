@@ -6,7 +6,7 @@ import { featureHref } from "./route.js";
 import { say } from "./state.js";
 import { Token, TokenStrip } from "./tokens.js";
 
-const SOURCES = { person: "by a person", llm: "by a language model", contrastive: "contrastive" };
+const SOURCES = { person: "by a person", llm: "by a language model", contrastive: "contrastive", conflict: "by a person, too late to be shown" };
 
 export const labelText = (label) => label?.text || "(no label)";
 export const sourceName = (source) => SOURCES[source] ?? source;
@@ -45,7 +45,7 @@ export function Score({ score }) {
 
 export function Facts({ card }) {
   return html`<span class="facts">
-    <span class="chip">${card.form}</span>
+    ${card.form && html`<span class="chip">${card.form}</span>`}
     ${card.level !== null && card.level !== undefined && card.level >= 0 && html`<span class="chip">level ${card.level}</span>`}
     ${card.density === 0 ? html`<span class="chip warn">never fires</span>` : html`<span>density ${percent(card.density)}</span><span>max ${number(card.max)}</span>`}
   </span>`;

@@ -6,8 +6,13 @@ import { loadWorkspace, say, workspace } from "./state.js";
 export const jobs = signal([]);
 let timer = 0;
 
+// A workspace that was only changed here brings no news of jobs.
+let given = null;
 effect(() => {
-  jobs.value = workspace.value?.jobs ?? [];
+  const told = workspace.value?.jobs;
+  if (!told || told === given) return;
+  given = told;
+  jobs.value = told;
   watch();
 });
 

@@ -28,6 +28,7 @@ function prepare({ x, y }) {
   const [x0, x1] = span(x);
   const [y0, y1] = span(y);
   const size = Math.max(x1 - x0, y1 - y0) || 1;
+  const shape = [(x1 - x0) / size || 1, (y1 - y0) / size || 1];
   const px = Float32Array.from(x, (value) => (value - (x0 + x1) / 2) / size + 0.5);
   const py = Float32Array.from(y, (value) => 0.5 - (value - (y0 + y1) / 2) / size);
   const cells = 64;
@@ -66,7 +67,7 @@ function prepare({ x, y }) {
     }
     return best;
   };
-  return { px, py, nearest, towards };
+  return { px, py, shape, nearest, towards };
 }
 
 export function FeatureMap({ coder, points, forms, height = 420 }) {
@@ -79,7 +80,7 @@ export function FeatureMap({ coder, points, forms, height = 420 }) {
   const [name, setName] = useState("");
   const [, redraw] = useState(0);
   const dark = isDark.value;
-  const { px, py, nearest, towards } = useMemo(() => prepare(points), [points]);
+  const { px, py, shape, nearest, towards } = useMemo(() => prepare(points), [points]);
   const hues = HUES[dark ? "dark" : "light"];
 
   const hueOf = useMemo(() => {
@@ -90,7 +91,7 @@ export function FeatureMap({ coder, points, forms, height = 420 }) {
 
   const place = () => {
     const { clientWidth: width, clientHeight: tall } = canvas.current;
-    const size = Math.min(width, tall) * 0.92;
+    const size = Math.min(width / shape[0], tall / shape[1]) * 0.94;
     const { scale, left, top } = frame.current;
     return {
       size: size * scale,
@@ -111,7 +112,7 @@ export function FeatureMap({ coder, points, forms, height = 420 }) {
       const paint = element.getContext("2d");
       paint.scale(ratio, ratio);
       const { x, y } = place();
-      const dot = Math.min(4, Math.max(1.2, (px.length > 10000 ? 1.2 : 2.2) * Math.sqrt(frame.current.scale)));
+      const dot = Math.min(7, Math.max(1.4, (260 / Math.sqrt(px.length + 2500)) * Math.sqrt(frame.current.scale)));
       paint.globalAlpha = px.length > 10000 ? 0.6 : 0.85;
       for (let hue = 0; hue < 12; hue += 1) {
         paint.fillStyle = hues[hue];

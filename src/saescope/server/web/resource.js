@@ -43,9 +43,11 @@ export function useSettled(value, wait = 350) {
 }
 
 export function Problem({ error, retry }) {
+  // What the server refuses, as a feature that doesn't exist, it would refuse again.
+  const refused = error.status >= 400 && error.status < 500;
   return html`<p class="problem" role="alert">
     <span>${error.message}</span>
-    ${retry && html`<button type="button" class="quiet" onClick=${retry}>Try again</button>`}
+    ${retry && !refused && html`<button type="button" class="quiet" onClick=${retry}>Try again</button>`}
   </p>`;
 }
 

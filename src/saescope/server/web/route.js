@@ -42,8 +42,12 @@ export const featureHref = (coder, feature, params) => href("feature", coder, { 
 /** Go to an address; with `replace` without a step in the history (typing, sliding). */
 export function go(address, replace = false) {
   if (address === location.hash) return;
-  history[replace ? "replaceState" : "pushState"](null, "", address);
-  arrive();
+  try {
+    history[replace ? "replaceState" : "pushState"](null, "", address);
+  } catch {
+    // Some browsers allow so many changes a minute: the view changes, the address catches up with the next one.
+  }
+  route.value = parse(address);
 }
 
 /** Change some parameters of the present address. */

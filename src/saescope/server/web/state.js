@@ -56,6 +56,14 @@ export const isDark = computed(() => theme.value === "dark" || (theme.value === 
 export const said = signal("");
 export const say = (text) => (said.value = text);
 
+// Someone who walks with the keyboard lands on the new view's title, once it is there.
+let titleWanted = false;
+export const wantTitle = () => (titleWanted = true);
+export function focusTitle() {
+  if (titleWanted) document.querySelector("main h1")?.focus({ preventScroll: true });
+  titleWanted = false;
+}
+
 /** The features that `j` and `k` walk: {coder, features, name, back}. */
 export const trail = signal(null);
 export const helpOpen = signal(false);

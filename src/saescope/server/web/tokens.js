@@ -28,6 +28,23 @@ export function visible(text) {
   return shown;
 }
 
+const RIGHT_TO_LEFT = /\p{Script=Hebrew}|\p{Script=Arabic}|\p{Script=Syriac}|\p{Script=Thaana}|\p{Script=Nko}|\p{Script=Adlam}/u;
+const LETTERS = /\p{L}/u;
+
+/** The direction of a run: of most of its tokens with letters. (`dir=auto` looks past isolated text, which all tokens are.) */
+function direction(tokens) {
+  let balance = 0;
+  for (const { t } of tokens) balance += RIGHT_TO_LEFT.test(t) ? 1 : LETTERS.test(t) ? -1 : 0;
+  return balance > 0 ? "rtl" : "ltr";
+}
+
+/** A token's text in a run: its leading space belongs to the run's direction, its letters to their own. */
+function Text({ text }) {
+  if (!RIGHT_TO_LEFT.test(text)) return visible(text);
+  const [, space, word] = text.match(/^( *)(.*)$/s);
+  return html`${space}<bdi>${visible(word)}</bdi>`;
+}
+
 const breaks = (text) => (text.match(/\n/g) ?? []).length;
 
 /** A token by itself, as in a list of output tokens. */
@@ -133,7 +150,7 @@ export function TokenStrip({ tokens, max, peak = -1, selected = -1, onPick, labe
   return html`<div
     ref=${strip}
     class=${onPick ? "strip pickable" : "strip"}
-    dir="auto"
+    dir=${direction(tokens)}
     role=${onPick ? "listbox" : "group"}
     aria-label=${label}
     aria-orientation=${onPick ? "horizontal" : undefined}
@@ -151,13 +168,13 @@ export function TokenStrip({ tokens, max, peak = -1, selected = -1, onPick, labe
       if (i === selected) classes.push("chosen");
       const lines = breaks(token.t);
       if (lines) classes.push(lines > 1 ? "breaks" : "break");
-      return html`<bdi
+      return html`<span
         class=${classes.join(" ")}
         data-i=${i}
         tabindex=${i === home ? 0 : -1}
         role=${onPick ? "option" : undefined}
         aria-selected=${onPick ? (i === selected ? "true" : "false") : undefined}
-        >${visible(token.t)}</bdi
+        ><${Text} text=${token.t} /></span
       >`;
     })}
   </div>`;

@@ -29,9 +29,8 @@ function Example({ coder, feature, max, context }) {
   const more = (shown.more_before || shown.more_after) && wide.step < WIDER.length - 1;
   return html`<li class="example">
     <div class="example-text">
-      ${shown.more_before && html`<span class="muted" aria-hidden="true">…</span>`}
-      <${TokenStrip} tokens=${shown.tokens} max=${max} peak=${shown.peak} selected=${picked} onPick=${(i) => setPicked(i === picked ? -1 : i)} label=${`Example, ${number(context.value)} at its peak`} />
-      ${shown.more_after && html`<span class="muted" aria-hidden="true">…</span>`}
+      ${shown.more_before && html`<span class="muted" aria-hidden="true">…</span>`}<${TokenStrip} tokens=${shown.tokens} max=${max} peak=${shown.peak} selected=${picked} onPick=${(i) => setPicked(i === picked ? -1 : i)} label=${`Example, ${number(context.value)} at its peak`} />
+      ${shown.more_after && html`<span class="muted last" aria-hidden="true">…</span>`}
     </div>
     <p class="example-foot">
       <b class="number">${number(context.value)}</b>
@@ -40,7 +39,7 @@ function Example({ coder, feature, max, context }) {
       ${wide.step > 0 && html`<button type="button" class="quiet small" onClick=${() => widen(0)}>less</button>`}
     </p>
     ${error && html`<${Problem} error=${error} />`}
-    ${picked >= 0 && html`<${At} coder=${coder} position=${shown.tokens[picked].p ?? shown.position - shown.peak + picked} />`}
+    ${picked >= 0 && html`<${At} coder=${coder} position=${shown.tokens[picked].p} />`}
   </li>`;
 }
 

@@ -4,7 +4,7 @@ import { featurePath, get, put } from "../api.js";
 import { Label, sourceName } from "../card.js";
 import { say } from "../state.js";
 
-const revisionOf = (data) => data.label_revision ?? data.label?.revision ?? 0;
+const revisionOf = (data) => data.label_revision ?? 0;
 
 export function EditableLabel({ coder, data, change }) {
   const [draft, setDraft] = useState(null);
@@ -60,7 +60,7 @@ export function EditableLabel({ coder, data, change }) {
     }}
     onKeyDown=${(event) => event.key === "Escape" && (event.stopPropagation(), close())}
   >
-    <input ref=${input} dir="auto" maxlength="2000" value=${draft} aria-label="Label" onInput=${(event) => setDraft(event.target.value)} />
+    <input ref=${input} dir="auto" maxlength="1000" value=${draft} aria-label="Label" onInput=${(event) => setDraft(event.target.value)} />
     ${conflict
       ? html`<div class="conflict" role="alert">
           <p>Someone else labelled this feature meanwhile: <b><${Label} label=${conflict.theirs} /></b>. Both texts are kept in the history.</p>

@@ -28,7 +28,7 @@ function Logits({ rows, name }) {
     <ol class="logits">
       ${rows.map(
         (row) => html`<li>
-          <${Token} text=${row.text} /><meter class=${row.logit < 0 ? "down" : "up"} min="0" max=${top} value=${Math.abs(row.logit)} aria-label=${`logit of ${row.text.trim() || "a space"}`}></meter><span class="number">${signed(row.logit, 2)}</span>
+          <${Token} text=${row.text} /><span class="mini" aria-hidden="true"><i style=${{ width: `${(100 * Math.abs(row.logit)) / top}%` }}></i></span><span class="number">${signed(row.logit, 2)}</span>
         </li>`,
       )}
     </ol>

@@ -9,21 +9,26 @@ import { TokenStrip } from "../tokens.js";
 import { CannotRun, useTyped } from "../views/by_text.js";
 
 const LIMIT = 4;
+const STOPPED = { end: "both texts came to their end", time: "the time for one request was over" };
 const EMPTY = { baseline: [], steered: [] };
 
 function Numbers({ start, end }) {
   if (!start) return null;
   const share = start.norm_of_residual > 0 ? start.norm_of_edit / start.norm_of_residual : null;
+  const both = end?.perplexity && end.perplexity.baseline !== null && end.perplexity.steered !== null;
+  const change = both ? end.perplexity.steered - end.perplexity.baseline : null;
   return html`<dl class="pairs steer-numbers">
     <dt>edit’s norm</dt>
     <dd>${number(start.norm_of_edit)}${share !== null && html` <span class="muted">= ${number(share, 2)} × the residual’s ${number(start.norm_of_residual)}</span>${share > 1 && html` <span class="chip warn">larger than what it edits</span>`}`}</dd>
-    ${end?.perplexity && html`<dt>perplexity</dt><dd>${number(end.perplexity.baseline)} → ${number(end.perplexity.steered)} <span class="muted">(${signed(end.perplexity.steered - end.perplexity.baseline)})</span></dd>`}
+    ${end?.perplexity && html`<dt>perplexity</dt><dd>${number(end.perplexity.baseline)} → ${number(end.perplexity.steered)} ${change !== null && html`<span class="muted">(${signed(change)})</span>`}</dd>`}
+    ${end && STOPPED[end.stopped] && html`<dt>ended</dt><dd>${STOPPED[end.stopped]}</dd>`}
   </dl>`;
 }
 
 export function Steer({ coder, data }) {
   const { params } = route.value;
   const strength = Math.min(20, Math.max(-20, Number(params.strength ?? 1) || 0));
+  const chat = params.chat === "1";
   const [typed, setTyped] = useTyped("text", params.text ?? "");
   const [length, setLength] = useState(48);
   const [temperature, setTemperature] = useState(0);
@@ -49,7 +54,8 @@ export function Steer({ coder, data }) {
     setError(null);
     setBusy(true);
     let written = EMPTY;
-    const body = { text: typed, feature: data.feature, strength, max_new_tokens: length, temperature, seed };
+    const asked = chat ? { turns: [{ role: "user", content: typed }] } : { text: typed };
+    const body = { ...asked, feature: data.feature, strength, max_new_tokens: length, temperature, seed };
     try {
       for await (const line of stream(coderPath(coder.id, "steer"), body, abort.signal)) {
         if (line.event === "start") setStart(line);
@@ -85,6 +91,7 @@ export function Steer({ coder, data }) {
       <span class="muted">× its maximum (${number(data.max)})</span>
     </div>
     <div class="fields">
+      <label class="check"><input type="checkbox" checked=${chat} onChange=${(event) => setParams({ chat: event.target.checked })} /> as a chat message</label>
       <label>tokens <input type="number" min="1" max="128" value=${length} onChange=${(event) => setLength(Math.min(128, Math.max(1, Number(event.target.value) || 48)))} /></label>
       <label>temperature <input type="number" min="0" max="2" step="0.1" value=${temperature} onChange=${(event) => setTemperature(Math.min(2, Math.max(0, Number(event.target.value) || 0)))} /></label>
       ${temperature > 0 && html`<label>seed <input type="number" min="0" value=${seed} onChange=${(event) => setSeed(Math.max(0, Math.floor(Number(event.target.value) || 0)))} /></label>`}

@@ -4,7 +4,7 @@ import { number, percent } from "../numbers.js";
 import { Loaded } from "../resource.js";
 import { href, route } from "../route.js";
 import { TokenStrip, visible } from "../tokens.js";
-import { CannotRun, usePrompt, useTyped } from "../views/by_text.js";
+import { CannotRun, codes, usePrompt, useTyped } from "../views/by_text.js";
 
 export function TryText({ coder, data }) {
   const text = route.value.params.text ?? "";
@@ -13,7 +13,7 @@ export function TryText({ coder, data }) {
   if (!coder.can_run) return html`<${CannotRun} coder=${coder} />`;
   return html`<div class="try">
     <textarea id="try" rows="2" dir="auto" maxlength="20000" aria-label="Your own text" placeholder="Type a sentence: it lights up where this feature fires" value=${typed} onInput=${(event) => setTyped(event.target.value)}></textarea>
-    <${Loaded} resource=${resource} what="codes">
+    <${Loaded} resource=${resource} what=${codes()}>
       ${({ tokens, pinned, truncated }) => {
         const values = pinned[data.feature] ?? [];
         const coloured = tokens.map(({ t, k }, i) => ({ t, k, v: values[i] ?? 0 }));

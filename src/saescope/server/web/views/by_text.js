@@ -5,15 +5,23 @@ import { FeatureLink } from "../card.js";
 import { number, percent } from "../numbers.js";
 import { Loaded, useResource, useSettled } from "../resource.js";
 import { setParams } from "../route.js";
-import { trail } from "../state.js";
+import { trail, workspace } from "../state.js";
 import { TokenStrip, visible } from "../tokens.js";
 
 /** Codes for a text, as typed; nothing is asked for an empty one. `features` are pinned: their values at every token. */
 export function usePrompt(coder, text, features = [], top = 10) {
   const body = { ...(typeof text === "string" ? { text } : { turns: text }), features, top };
   const empty = typeof text === "string" ? !text.trim() : !text.some((turn) => turn.content.trim());
-  return useResource(!coder.can_run || empty ? null : `${coder.id} ${JSON.stringify(body)}`, (abort) => post(coderPath(coder.id, "prompt"), body, abort));
+  return useResource(!coder.can_run || empty ? null : `${coder.id} ${JSON.stringify(body)}`, async (abort) => {
+    const result = await post(coderPath(coder.id, "prompt"), body, abort);
+    const { model } = workspace.peek();
+    if (!model.loaded) workspace.value = { ...workspace.peek(), model: { ...model, loaded: true, state: "ready" } };
+    return result;
+  });
 }
+
+/** What is waited for: the first text of a server's life also waits for its model. */
+export const codes = () => (workspace.value.model.loaded ? "codes" : "the model, for the first text, then codes");
 
 /** A text box whose settled content is kept in the address under `name`. */
 export function useTyped(name, text) {
@@ -48,7 +56,7 @@ export function ByText({ coder, text }) {
   if (!coder.can_run) return html`<${CannotRun} coder=${coder} />`;
   return html`<div class="by-text">
     <textarea id="search" rows="3" dir="auto" maxlength="20000" aria-label="A text to find features for" placeholder="Paste a sentence or a paragraph" value=${typed} onInput=${(event) => setTyped(event.target.value)}></textarea>
-    <${Loaded} resource=${resource} what="codes of this text">
+    <${Loaded} resource=${resource} what=${codes()}>
       ${({ tokens, strongest, labels, maxima, truncated }) => {
         const feature = strongest.some((row) => row.feature === shown) ? shown : strongest[0]?.feature;
         const coloured = tokens.map(({ t, k, top }) => ({ t, k, v: top.find((one) => one.feature === feature)?.value ?? 0 }));

@@ -33,7 +33,7 @@ function Side({ coder, name, feature, resource, values }) {
         <p class="under"><${Facts} card=${data} /> <${Score} score=${data.label?.score} /></p>
         ${values && html`<${TokenStrip} tokens=${values(data.feature)} max=${data.max} label=${`Your text under feature ${data.feature}`} />`}
         <h3>Examples</h3>
-        ${(data.groups.find((group) => group.contexts.length)?.contexts ?? []).slice(0, 4).map((context) => html`<${TokenStrip} key=${context.position} tokens=${context.tokens} max=${data.max} peak=${context.peak} label=${`Example of feature ${data.feature}`} />`)}
+        <ol class="examples">${(data.groups.find((group) => group.contexts.length)?.contexts ?? []).slice(0, 4).map((context) => html`<li class="example" key=${context.position}><${TokenStrip} tokens=${context.tokens} max=${data.max} peak=${context.peak} label=${`Example of feature ${data.feature}`} /></li>`)}</ol>
         <${OutputTokens} data=${data} />
         <${Distribution} data=${data} />
       `}

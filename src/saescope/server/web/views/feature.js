@@ -4,7 +4,7 @@ import { featurePath, get } from "../api.js";
 import { Facts, Outputs, Score, sourceName, Star } from "../card.js";
 import { Loaded, useResource } from "../resource.js";
 import { featureHref, href, route, setParams } from "../route.js";
-import { coder as current, trail } from "../state.js";
+import { coder as current, focusTitle, trail } from "../state.js";
 import { Scale } from "../tokens.js";
 import { Examples } from "../feature/examples.js";
 import { EditableLabel, History } from "../feature/label.js";
@@ -32,11 +32,11 @@ function Walk({ coder, data }) {
   const link = (to, text, label, rel) =>
     to === null || to === undefined
       ? html`<span class="button off" aria-disabled="true">${text}</span>`
-      : html`<a class="button" rel=${rel} href=${featureHref(coder, to, kept)} aria-label=${label}>${text}</a>`;
+      : html`<a class="button" rel=${rel} href=${featureHref(coder, to, kept)} aria-label=${label} aria-keyshortcuts=${rel === "next" ? "j" : "k"} title=${`${label} (${rel === "next" ? "j" : "k"})`}>${text}</a>`;
   return html`<nav class="walk" aria-label="Neighbouring features">
-    ${link(previous, "‹ k", "Previous feature", "prev")}
+    ${link(previous, "‹ Previous", "Previous feature", "prev")}
     ${place ? html`<a href=${place.back}>${place.at} of ${place.of} in <bdi>${place.name}</bdi></a>` : html`<a href=${href("browse", coder)}>all features</a>`}
-    ${link(next, "j ›", "Next feature", "next")}
+    ${link(next, "Next ›", "Next feature", "next")}
   </nav>`;
 }
 
@@ -113,6 +113,10 @@ export function Feature() {
   useEffect(() => {
     if (data?.feature === feature) document.title = `#${feature} ${label ?? ""} · saescope`;
   }, [feature, label]);
+  const arrived = data?.feature === feature || resource.error !== null;
+  useEffect(() => {
+    if (arrived) focusTitle();
+  }, [arrived, feature]);
   const change = (patch) => resource.set((old) => ({ ...old, ...patch }));
   return html`<div class="feature">
     ${data && html`<${Walk} coder=${coder.id} data=${data} />`}

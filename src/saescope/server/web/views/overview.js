@@ -4,7 +4,7 @@ import { coderPath, featurePath, get } from "../api.js";
 import { Card } from "../card.js";
 import { jobs, startLabelling } from "../jobs.js";
 import { FeatureMap } from "../map.js";
-import { number, whole } from "../numbers.js";
+import { number, percent, whole } from "../numbers.js";
 import { Bars } from "../plots.js";
 import { Loaded, Problem, useResource } from "../resource.js";
 import { go, href } from "../route.js";
@@ -26,7 +26,7 @@ function Metrics({ coder }) {
         ${rows.map(
           ([, row]) => html`<tr>
             <th scope="row">${row.label}</th>
-            <td class="n"><b>${number(row.value)}</b>${row.interval && html` <small class="muted">[${number(row.interval[0])}, ${number(row.interval[1])}]</small>`}</td>
+            <td class="n"><b>${number(row.value)}</b>${row.interval && html` <small class="interval muted">[${number(row.interval[0])}, ${number(row.interval[1])}]</small>`}</td>
             ${controls.map((key) => html`<td class="n">${row.controls?.[key] === undefined ? "" : number(row.controls[key])}</td>`)}
           </tr>`,
         )}
@@ -65,9 +65,9 @@ export function Density({ coder }) {
       ${({ edges, counts }) => {
         const bars = counts.map((value, i) => ({
           value,
-          told: `${whole(value)} features fire on ${number(10 ** edges[i], 2)} to ${number(10 ** edges[i + 1], 2)} of tokens`,
+          told: `${whole(value)} features fire on ${percent(10 ** edges[i])} to ${percent(10 ** edges[i + 1])} of tokens`,
         }));
-        const ticks = [0, 1, 2, 3].map((i) => `10^${number(edges[Math.round((i * (edges.length - 1)) / 3)], 2)}`);
+        const ticks = [0, 1, 2, 3].map((i) => percent(10 ** edges[Math.round((i * (edges.length - 1)) / 3)]));
         return html`<${Bars}
           bars=${bars}
           ticks=${ticks}

@@ -1,5 +1,5 @@
 // A text and everything that fires on it: colour it by a feature, ask a token for its features, pin some, compare two texts.
-import { html, useEffect } from "../html.js";
+import { html, useEffect, useState } from "../html.js";
 import { FeatureLink } from "../card.js";
 import { number, percent } from "../numbers.js";
 import { Trace } from "../plots.js";
@@ -7,7 +7,7 @@ import { Loaded } from "../resource.js";
 import { route, setParams } from "../route.js";
 import { coder as current, trail } from "../state.js";
 import { Token, TokenStrip, visible } from "../tokens.js";
-import { CannotRun, usePrompt, useTyped } from "./by_text.js";
+import { CannotRun, codes, usePrompt, useTyped } from "./by_text.js";
 import { Chat, readTurns } from "./chat.js";
 import { TwoPrompts } from "./two_prompts.js";
 
@@ -17,6 +17,7 @@ const MODES = [
   ["two", "two texts"],
 ];
 
+const FIRST = 12;
 const list = (text) => (text ?? "").split(",").filter((part) => /^\d+$/.test(part)).map(Number);
 
 function Pinned({ coder, result, pins, color, at }) {
@@ -70,6 +71,7 @@ function Rows({ coder, rows, labels, maxima, pins, color, note }) {
 
 function Result({ coder, result, params }) {
   const { tokens, pinned, labels, maxima, strongest, truncated } = result;
+  const [all, setAll] = useState(false);
   const pins = list(params.pins);
   const color = /^\d+$/.test(params.color ?? "") ? Number(params.color) : (pins[0] ?? strongest[0]?.feature ?? null);
   const at = /^\d+$/.test(params.token ?? "") && Number(params.token) < tokens.length ? Number(params.token) : -1;
@@ -85,11 +87,6 @@ function Result({ coder, result, params }) {
     <${TokenStrip} tokens=${coloured} max=${max} selected=${at} onPick=${(i) => setParams({ token: i === at ? "" : i })} label="Your text. Enter shows a token’s features." />
     <${Pinned} coder=${coder} result=${result} pins=${pins} color=${color} at=${at} />
     <div class="columns">
-      <section>
-        <h2>Strongest, by surprise</h2>
-        <p class="muted small-text">Share of the feature’s maximum, weighed by how rarely it fires.</p>
-        <${Rows} coder=${coder} rows=${strongest} labels=${labels} maxima=${maxima} pins=${pins} color=${color} note=${(row) => html`<bdi class="token-alone">${visible(tokens[row.token]?.t ?? "")}</bdi>`} />
-      </section>
       <section aria-live="polite">
         <h2>${at < 0 ? "At a token" : html`At <${Token} text=${tokens[at].t} />`}</h2>
         ${at < 0
@@ -97,6 +94,12 @@ function Result({ coder, result, params }) {
           : tokens[at].top.length
             ? html`<${Rows} coder=${coder} rows=${tokens[at].top} labels=${labels} maxima=${maxima} pins=${pins} color=${color} />`
             : html`<p class="muted">${tokens[at].k === false ? "This token is left out: it has no codes." : "No feature fires here."}</p>`}
+      </section>
+      <section>
+        <h2>Strongest, by surprise</h2>
+        <p class="muted small-text">Share of the feature’s maximum, weighed by how rarely it fires.</p>
+        <${Rows} coder=${coder} rows=${all ? strongest : strongest.slice(0, FIRST)} labels=${labels} maxima=${maxima} pins=${pins} color=${color} note=${(row) => html`<bdi class="token-alone">${visible(tokens[row.token]?.t ?? "")}</bdi>`} />
+        ${strongest.length > FIRST && html`<button type="button" class="quiet" aria-expanded=${all ? "true" : "false"} onClick=${() => setAll(!all)}>${all ? "Show fewer" : `Show all ${strongest.length}`}</button>`}
       </section>
     </div>
   `;
@@ -111,7 +114,7 @@ function One({ coder, params, chat }) {
     ${chat
       ? html`<${Chat} turns=${turns} />`
       : html`<textarea id="search" rows="4" dir="auto" maxlength="20000" aria-label="Your text" placeholder="Type or paste a text" value=${typed} onInput=${(event) => setTyped(event.target.value)}></textarea>`}
-    <${Loaded} resource=${resource} what="codes of this text">${(result) => html`<${Result} coder=${coder} result=${result} params=${params} />`}<//>
+    <${Loaded} resource=${resource} what=${codes()}>${(result) => html`<${Result} coder=${coder} result=${result} params=${params} />`}<//>
   `;
 }
 
