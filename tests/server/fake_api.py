@@ -239,7 +239,7 @@ def text_of(body: dict[str, Any]) -> str:
     return text
 
 
-def create_app(delay: float = 0.01) -> FastAPI:
+def create_app() -> FastAPI:
     app, world = FastAPI(), World()
     app.state.world = world
 
@@ -371,7 +371,7 @@ def create_app(delay: float = 0.01) -> FastAPI:
             steered = pieces(" Princeton, where Einstein worked on physics and relativity, and relativity, and physics.")
             for i in range(min(body.get("max_new_tokens", 32), 16)):
                 for which, words in (("baseline", plain), ("steered", steered if body["strength"] > 0 else plain)):
-                    await asyncio.sleep(delay)
+                    await asyncio.sleep(0.2 if "slowly" in text_of(body) else 0.01)
                     if i < len(words):
                         event = {"event": "token", "which": which, "t": words[i], "v": strength(body["feature"], words[i])}
                         yield json.dumps(event) + "\n"
@@ -389,7 +389,7 @@ def create_app(delay: float = 0.01) -> FastAPI:
     def jobs() -> Any:
         for job in world.jobs:
             if job["state"] == "running":
-                job["done"] = min(job["done"] + 80, job["total"])
+                job["done"] = min(job["done"] + 120, job["total"])
                 if job["done"] == job["total"]:
                     job["state"] = "done"
         return world.jobs

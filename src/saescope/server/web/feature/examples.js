@@ -1,6 +1,7 @@
 // Where the feature fires: windows of text by how strongly, the peak ringed, each of which can be widened.
 import { html, useState } from "../html.js";
 import { featurePath, get, query } from "../api.js";
+import { Segments } from "../controls.js";
 import { number } from "../numbers.js";
 import { Problem } from "../resource.js";
 import { setParams } from "../route.js";
@@ -55,12 +56,7 @@ export function Examples({ coder, data, group }) {
   const groups = data.groups.filter((one) => one.contexts.length);
   if (!groups.length) return html`<p class="muted">This feature never fires in the indexed text.</p>`;
   const shown = groups.filter((one) => !group || one.name === group);
-  return html`<fieldset class="segments small">
-      <legend class="sr">Which examples</legend>
-      ${[null, ...groups.map((one) => one.name)].map(
-        (name) => html`<label class=${(group ?? null) === name ? "on" : ""}><input type="radio" name="group" checked=${(group ?? null) === name} onChange=${() => setParams({ group: name ?? "" })} />${name ?? "all"}</label>`,
-      )}
-    </fieldset>
+  return html`<${Segments} small name="group" legend="Which examples" options=${[["", "all"], ...groups.map((one) => [one.name, one.name])]} value=${group ?? ""} onPick=${(name) => setParams({ group: name })} />
     ${(shown.length ? shown : groups).map(
       (one) => html`<h3 class="group">${one.name} <span class="muted">${number(one.low)} to ${number(one.high)}</span></h3>
         <${Group} key=${one.name} coder=${coder} feature=${data.feature} max=${data.max} group=${one} />`,

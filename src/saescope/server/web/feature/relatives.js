@@ -1,6 +1,7 @@
 // Features that have to do with this one: fire with it, point its way, belong to its family, split from it.
 import { html } from "../html.js";
 import { FeatureLink } from "../card.js";
+import { Segments } from "../controls.js";
 import { number, whole } from "../numbers.js";
 import { href, route, setParams } from "../route.js";
 
@@ -16,10 +17,7 @@ export function Relatives({ coder, data }) {
   const chosen = kinds.find(([key]) => key === route.value.params.kin) ?? kinds[0];
   return html`<section>
     <h2>Related features</h2>
-    <fieldset class="segments small">
-      <legend class="sr">Related how</legend>
-      ${kinds.map(([key, text]) => html`<label class=${key === chosen[0] ? "on" : ""}><input type="radio" name="kin" checked=${key === chosen[0]} onChange=${() => setParams({ kin: key })} />${text}</label>`)}
-    </fieldset>
+    <${Segments} small name="kin" legend="Related how" options=${kinds} value=${chosen[0]} onPick=${(kin) => setParams({ kin })} />
     <ol class="rows">
       ${data[chosen[0]].map(
         (row) => html`<li><${FeatureLink} coder=${coder.id} feature=${row.feature} label=${row.label} />

@@ -1,6 +1,7 @@
 // Steering: the model goes on writing with the feature's direction added, beside what it writes without.
 import { html, useEffect, useRef, useState } from "../html.js";
 import { coderPath, stream } from "../api.js";
+import { TextBox } from "../controls.js";
 import { number, signed } from "../numbers.js";
 import { Problem } from "../resource.js";
 import { route, setParams } from "../route.js";
@@ -83,7 +84,7 @@ export function Steer({ coder, data }) {
     ${out[which].length ? html`<${TokenStrip} tokens=${out[which]} max=${data.max} label=${`${name} completion, coloured by this feature`} />` : html`<p class="muted">${busy ? "Writing…" : "–"}</p>`}
   </div>`;
   return html`<form class="steer" onSubmit=${run}>
-    <textarea id="try" rows="2" dir="auto" maxlength="20000" aria-label="Text to go on from" placeholder="Text for the model to go on from" value=${typed} onInput=${(event) => setTyped(event.target.value)}></textarea>
+    <${TextBox} id="try" rows="2" label="Text for the model to go on from" value=${typed} onText=${setTyped} />
     <div class="slider">
       <label for="strength">strength</label>
       <input id="strength" type="range" min=${-LIMIT} max=${LIMIT} step="0.25" value=${strength} onInput=${setStrength} aria-valuetext=${`${signed(strength)} times the feature’s maximum`} />

@@ -1,5 +1,6 @@
 // One's own text under this feature, as it is typed.
 import { html } from "../html.js";
+import { TextBox } from "../controls.js";
 import { number, percent } from "../numbers.js";
 import { Loaded } from "../resource.js";
 import { href, route } from "../route.js";
@@ -12,7 +13,7 @@ export function TryText({ coder, data }) {
   const resource = usePrompt(coder, text, [data.feature], 5);
   if (!coder.can_run) return html`<${CannotRun} coder=${coder} />`;
   return html`<div class="try">
-    <textarea id="try" rows="2" dir="auto" maxlength="20000" aria-label="Your own text" placeholder="Type a sentence: it lights up where this feature fires" value=${typed} onInput=${(event) => setTyped(event.target.value)}></textarea>
+    <${TextBox} id="try" rows="2" label="Your own text" placeholder="Type a sentence: it lights up where this feature fires" value=${typed} onText=${setTyped} />
     <${Loaded} resource=${resource} what=${codes()}>
       ${({ tokens, pinned, truncated }) => {
         const values = pinned[data.feature] ?? [];

@@ -2,6 +2,7 @@
 import { html, useEffect, useRef, useState } from "../html.js";
 import { coderPath, get, query } from "../api.js";
 import { Card, Label, Outputs, Star } from "../card.js";
+import { Segments, Select } from "../controls.js";
 import { number, percent, whole } from "../numbers.js";
 import { Loaded, useResource, useSettled } from "../resource.js";
 import { featureHref, href, route, setParams } from "../route.js";
@@ -11,6 +12,11 @@ import { ByText } from "./by_text.js";
 
 const LIMIT = 30;
 const FILTERS = ["form", "level", "min_density", "max_density", "min_score", "starred", "list"];
+const BOUNDS = [
+  ["min_density", "density ≥", "0"],
+  ["max_density", "density ≤", "1"],
+  ["min_score", "score ≥", "0"],
+];
 const SORTS = [
   ["relevance", "relevance"],
   ["density", "density"],
@@ -20,10 +26,12 @@ const SORTS = [
   ["label", "label"],
 ];
 const WAYS = [
-  ["label", "label", "Words in labels and output tokens, or a feature’s number"],
-  ["meaning", "meaning", "A description; need not use the label’s words"],
-  ["text", "text", "A sentence; finds what fires on it, unusually"],
+  ["label", "by label", "Words in labels and output tokens, or a feature’s number"],
+  ["meaning", "by meaning", "A description; need not use the label’s words"],
+  ["text", "by text", "A sentence; finds what fires on it, unusually"],
 ];
+
+const sortOf = (params) => params.sort || (params.q ? "relevance" : "feature");
 
 function Search({ params }) {
   const by = params.by ?? "label";
@@ -45,32 +53,23 @@ function Search({ params }) {
   }, [settled]);
   const [, , hint] = WAYS.find(([way]) => way === by) ?? WAYS[0];
   return html`<form class="search" role="search" onSubmit=${(event) => event.preventDefault()}>
-    <fieldset class="segments">
-      <legend class="sr">Search by</legend>
-      ${WAYS.map(
-        ([way, text]) => html`<label class=${by === way ? "on" : ""}>
-          <input type="radio" name="by" value=${way} checked=${by === way} onChange=${() => setParams({ by: way === "label" ? "" : way, offset: "" }, false)} />by ${text}
-        </label>`,
-      )}
-    </fieldset>
+    <${Segments} name="by" legend="Search by" options=${WAYS} value=${by} onPick=${(way) => setParams({ by: way === "label" ? "" : way, offset: "" }, false)} />
     ${by !== "text" && html`<input id="search" type="search" aria-label=${`Search features by ${by}`} placeholder=${hint} value=${typed} onInput=${(event) => setTyped(event.target.value)} />`}
   </form>`;
 }
 
 function Filters({ coder, params }) {
-  const set = (key) => (event) => setParams({ [key]: event.target.type === "checkbox" ? event.target.checked : event.target.value, offset: "" });
+  const put = (key) => (value) => setParams({ [key]: value, offset: "" });
   const lists = useResource("lists", (abort) => get("lists", abort));
   const active = FILTERS.filter((key) => params[key]).length;
   return html`<details class="filters" open=${active > 0 || innerWidth > 700}>
     <summary>Filters${active ? ` (${active})` : ""}</summary>
     <div class="fields">
-      <label>form <select value=${params.form ?? ""} onChange=${set("form")}><option value="">any</option>${coder.forms.map((form) => html`<option value=${form}>${form}</option>`)}</select></label>
-      ${coder.levels.length > 1 && html`<label>level <select value=${params.level ?? ""} onChange=${set("level")}><option value="">any</option>${coder.levels.map((_, level) => html`<option value=${String(level)}>${level}</option>`)}</select></label>`}
-      <label>density ≥ <input type="number" min="0" max="1" step="any" value=${params.min_density ?? ""} onChange=${set("min_density")} placeholder="0" /></label>
-      <label>density ≤ <input type="number" min="0" max="1" step="any" value=${params.max_density ?? ""} onChange=${set("max_density")} placeholder="1" /></label>
-      <label>score ≥ <input type="number" min="0" max="1" step="0.05" value=${params.min_score ?? ""} onChange=${set("min_score")} placeholder="0" /></label>
-      ${lists.data?.lists.length > 0 && html`<label>list <select value=${params.list ?? ""} onChange=${set("list")}><option value="">any</option>${lists.data.lists.map((list) => html`<option value=${list.name}>${list.name} (${list.count})</option>`)}</select></label>`}
-      <label class="check"><input type="checkbox" checked=${params.starred === "1"} onChange=${set("starred")} /> starred</label>
+      <${Select} label="form" options=${coder.forms.map((form) => [form, form])} value=${params.form} onPick=${put("form")} />
+      ${coder.levels.length > 1 && html`<${Select} label="level" options=${coder.levels.map((_, level) => [String(level), level])} value=${params.level} onPick=${put("level")} />`}
+      ${BOUNDS.map(([key, text, bound]) => html`<label>${text} <input type="number" min="0" max="1" step="any" value=${params[key] ?? ""} placeholder=${bound} onChange=${(event) => put(key)(event.target.value)} /></label>`)}
+      ${lists.data?.lists.length > 0 && html`<${Select} label="list" options=${lists.data.lists.map((list) => [list.name, `${list.name} (${list.count})`])} value=${params.list} onPick=${put("list")} />`}
+      <label class="check"><input type="checkbox" checked=${params.starred === "1"} onChange=${(event) => put("starred")(event.target.checked)} /> starred</label>
       ${active > 0 && html`<button type="button" class="quiet" onClick=${() => setParams(Object.fromEntries([...FILTERS, "offset"].map((key) => [key, ""])))}>Clear filters</button>`}
     </div>
   </details>`;
@@ -128,8 +127,8 @@ function Found({ coder, params }) {
   const search = query({
     ...Object.fromEntries(["q", ...FILTERS].map((key) => [key, params[key]])),
     by: params.by ?? "label",
-    sort: params.sort || (params.q ? "relevance" : "feature"),
-    order: params.order || (params.sort && !["label", "feature"].includes(params.sort) ? "desc" : params.q && !params.sort ? "desc" : "asc"),
+    sort: sortOf(params),
+    order: params.order || (["label", "feature"].includes(sortOf(params)) ? "asc" : "desc"),
     offset,
     limit: LIMIT,
   });
@@ -168,16 +167,9 @@ export function Browse() {
       : html`<div class="bar">
             <${Filters} coder=${coder} params=${params} />
             <div class="fields">
-              <label>sort <select value=${params.sort || (params.q ? "relevance" : "feature")} onChange=${(event) => setParams({ sort: event.target.value, order: "", offset: "" })}>
-                ${SORTS.filter(([key]) => key !== "relevance" || params.q).map(([key, text]) => html`<option value=${key}>${text}</option>`)}
-              </select></label>
-              <label>order <select value=${params.order ?? ""} onChange=${(event) => setParams({ order: event.target.value, offset: "" })}><option value="">usual</option><option value="asc">up</option><option value="desc">down</option></select></label>
-              <fieldset class="segments small">
-                <legend class="sr">Show as</legend>
-                ${["cards", "table"].map(
-                  (as) => html`<label class=${(params.as ?? "cards") === as ? "on" : ""}><input type="radio" name="as" checked=${(params.as ?? "cards") === as} onChange=${() => setParams({ as: as === "cards" ? "" : as })} />${as}</label>`,
-                )}
-              </fieldset>
+              <${Select} label="sort" none=${null} options=${SORTS.filter(([key]) => key !== "relevance" || params.q)} value=${sortOf(params)} onPick=${(sort) => setParams({ sort, order: "", offset: "" })} />
+              <${Select} label="order" none="usual" options=${[["asc", "up"], ["desc", "down"]]} value=${params.order} onPick=${(order) => setParams({ order, offset: "" })} />
+              <${Segments} small name="as" legend="Show as" options=${[["cards", "cards"], ["table", "table"]]} value=${params.as ?? "cards"} onPick=${(as) => setParams({ as: as === "cards" ? "" : as })} />
             </div>
           </div>
           <${Found} coder=${coder} params=${params} />`}

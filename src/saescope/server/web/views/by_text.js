@@ -2,6 +2,7 @@
 import { html, useEffect, useRef, useState } from "../html.js";
 import { coderPath, post } from "../api.js";
 import { FeatureLink } from "../card.js";
+import { TextBox } from "../controls.js";
 import { number, percent } from "../numbers.js";
 import { Loaded, useResource, useSettled } from "../resource.js";
 import { setParams } from "../route.js";
@@ -55,7 +56,7 @@ export function ByText({ coder, text }) {
   }, [resource.data]);
   if (!coder.can_run) return html`<${CannotRun} coder=${coder} />`;
   return html`<div class="by-text">
-    <textarea id="search" rows="3" dir="auto" maxlength="20000" aria-label="A text to find features for" placeholder="Paste a sentence or a paragraph" value=${typed} onInput=${(event) => setTyped(event.target.value)}></textarea>
+    <${TextBox} id="search" label="A text to find features for" placeholder="Paste a sentence or a paragraph" value=${typed} onText=${setTyped} />
     <${Loaded} resource=${resource} what=${codes()}>
       ${({ tokens, strongest, labels, maxima, truncated }) => {
         const feature = strongest.some((row) => row.feature === shown) ? shown : strongest[0]?.feature;

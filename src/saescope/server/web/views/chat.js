@@ -1,5 +1,6 @@
 // Chat turns, kept in the address as JSON.
 import { html, useEffect, useRef, useState } from "../html.js";
+import { TextBox } from "../controls.js";
 import { useSettled } from "../resource.js";
 import { setParams } from "../route.js";
 
@@ -40,7 +41,7 @@ export function Chat({ turns }) {
       ${draft.map(
         (turn, i) => html`<li key=${i}>
           <select aria-label=${`Role of turn ${i + 1}`} value=${turn.role} onChange=${(event) => change(i, { role: event.target.value })}>${ROLES.map((role) => html`<option value=${role}>${role}</option>`)}</select>
-          <textarea rows="2" dir="auto" maxlength="20000" aria-label=${`Turn ${i + 1}`} value=${turn.content} onInput=${(event) => change(i, { content: event.target.value })}></textarea>
+          <${TextBox} rows="2" label=${`Turn ${i + 1}`} value=${turn.content} onText=${(content) => change(i, { content })} />
           <button type="button" class="quiet" aria-label=${`Remove turn ${i + 1}`} disabled=${draft.length < 2} onClick=${() => setDraft(draft.filter((_, at) => at !== i))}>×</button>
         </li>`,
       )}

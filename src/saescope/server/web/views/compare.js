@@ -2,6 +2,7 @@
 import { html, useEffect, useState } from "../html.js";
 import { featurePath, get, post } from "../api.js";
 import { Facts, FeatureLink, Label, Score } from "../card.js";
+import { Segments, TextBox } from "../controls.js";
 import { Distribution, OutputTokens } from "../feature/numbers.js";
 import { number, percent } from "../numbers.js";
 import { Loaded, useResource } from "../resource.js";
@@ -63,7 +64,7 @@ function TwoFeatures({ coder, params }) {
   const prompt = usePrompt(coder, params.text ?? "", [a, b].filter((feature) => feature !== null), 1);
   const values = prompt.data && ((feature) => prompt.data.tokens.map(({ t, k }, i) => ({ t, k, v: prompt.data.pinned[feature]?.[i] ?? 0 })));
   return html`
-    ${coder.can_run && html`<textarea rows="2" dir="auto" maxlength="20000" aria-label="A text to show under both" placeholder="A text to show under both" value=${typed} onInput=${(event) => setTyped(event.target.value)}></textarea>`}
+    ${coder.can_run && html`<${TextBox} rows="2" label="A text to show under both" value=${typed} onText=${setTyped} />`}
     ${first.data && second.data && html`<p class="relation" role="status">${relation(first.data, second.data)}</p>`}
     <div class="two">
       <${Side} coder=${coder} name="a" feature=${a} resource=${first} values=${values} />
@@ -107,7 +108,7 @@ function Coders({ params }) {
       ${able.map((one) => html`<label class="check"><input type="checkbox" checked=${chosen.includes(one.id)} disabled=${chosen.length === 1 && chosen.includes(one.id)} onChange=${() => toggle(one.id)} /> <bdi>${one.name}</bdi></label>`)}
     </fieldset>
     ${able.length < 2 && html`<p class="muted">This workspace has one coder that can run here; add another to compare.</p>`}
-    <textarea id="search" rows="3" dir="auto" maxlength="20000" aria-label="A text for all coders" placeholder="A text to show under each coder" value=${typed} onInput=${(event) => setTyped(event.target.value)}></textarea>
+    <${TextBox} id="search" label="A text to show under each coder" value=${typed} onText=${setTyped} />
     <${Loaded} resource=${resource} what="codes">
       ${({ chosen: ids, results }) => html`<div class="two">${results.map((result, i) => html`<${CoderSide} key=${ids[i]} coder=${workspace.value.coders.find((one) => one.id === ids[i])} result=${result} />`)}</div>`}
     <//>
@@ -120,11 +121,7 @@ export function Compare() {
   const coders = params.what === "coders";
   return html`<div class="compare">
     <h1 tabindex="-1">Compare</h1>
-    <fieldset class="segments">
-      <legend class="sr">Compare what</legend>
-      <label class=${coders ? "" : "on"}><input type="radio" name="what" checked=${!coders} onChange=${() => setParams({ what: "" }, false)} />two features</label>
-      <label class=${coders ? "on" : ""}><input type="radio" name="what" checked=${coders} onChange=${() => setParams({ what: "coders" }, false)} />coders on one text</label>
-    </fieldset>
+    <${Segments} name="what" legend="Compare what" options=${[["features", "two features"], ["coders", "coders on one text"]]} value=${coders ? "coders" : "features"} onPick=${(what) => setParams({ what: what === "coders" ? what : "" }, false)} />
     ${coders ? html`<${Coders} params=${params} />` : html`<${TwoFeatures} coder=${coder} params=${params} />`}
   </div>`;
 }

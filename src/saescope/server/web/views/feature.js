@@ -15,10 +15,11 @@ import { Steer } from "../feature/steer.js";
 import { TryText } from "../feature/try_text.js";
 
 /** The neighbours that `j` and `k` go to: in the list that one came from, else by number. */
-export function neighbours(coder, data) {
+function neighbours(coder, data) {
+  const { feature } = route.value;
   const walked = trail.value;
-  const at = walked && walked.coder === coder ? walked.features.indexOf(data.feature) : -1;
-  if (at < 0) return { previous: data.previous, next: data.next, place: null };
+  const at = walked && walked.coder === coder ? walked.features.indexOf(feature) : -1;
+  if (at < 0) return data.feature === feature ? { previous: data.previous, next: data.next, place: null } : { previous: null, next: null, place: null };
   return {
     previous: walked.features[at - 1] ?? null,
     next: walked.features[at + 1] ?? null,

@@ -1,6 +1,7 @@
 // A text and everything that fires on it: colour it by a feature, ask a token for its features, pin some, compare two texts.
 import { html, useEffect, useState } from "../html.js";
 import { FeatureLink } from "../card.js";
+import { Segments, TextBox } from "../controls.js";
 import { number, percent } from "../numbers.js";
 import { Trace } from "../plots.js";
 import { Loaded } from "../resource.js";
@@ -113,7 +114,7 @@ function One({ coder, params, chat }) {
   return html`
     ${chat
       ? html`<${Chat} turns=${turns} />`
-      : html`<textarea id="search" rows="4" dir="auto" maxlength="20000" aria-label="Your text" placeholder="Type or paste a text" value=${typed} onInput=${(event) => setTyped(event.target.value)}></textarea>`}
+      : html`<${TextBox} id="search" rows="4" label="Your text" placeholder="Type or paste a text" value=${typed} onText=${setTyped} />`}
     <${Loaded} resource=${resource} what=${codes()}>${(result) => html`<${Result} coder=${coder} result=${result} params=${params} />`}<//>
   `;
 }
@@ -125,10 +126,7 @@ export function Prompt() {
   return html`<div class="prompt">
     <h1 tabindex="-1">Prompt <span class="muted">under <bdi>${coder.name}</bdi></span></h1>
     ${coder.can_run
-      ? html`<fieldset class="segments">
-            <legend class="sr">What to look at</legend>
-            ${MODES.map(([key, text]) => html`<label class=${mode === key ? "on" : ""}><input type="radio" name="mode" checked=${mode === key} onChange=${() => setParams({ mode: key === "text" ? "" : key, token: "" }, false)} />${text}</label>`)}
-          </fieldset>
+      ? html`<${Segments} name="mode" legend="What to look at" options=${MODES} value=${mode} onPick=${(key) => setParams({ mode: key === "text" ? "" : key, token: "" }, false)} />
           ${mode === "two" ? html`<${TwoPrompts} coder=${coder} params=${params} />` : html`<${One} key=${mode} coder=${coder} params=${params} chat=${mode === "chat"} />`}`
       : html`<${CannotRun} coder=${coder} />`}
   </div>`;

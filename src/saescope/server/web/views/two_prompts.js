@@ -2,6 +2,7 @@
 import { html } from "../html.js";
 import { post } from "../api.js";
 import { FeatureLink } from "../card.js";
+import { TextBox } from "../controls.js";
 import { number, signed } from "../numbers.js";
 import { Loaded, useResource } from "../resource.js";
 import { setParams } from "../route.js";
@@ -11,7 +12,7 @@ import { useTyped } from "./by_text.js";
 function Side({ name, text, set, tokens, color, max }) {
   const coloured = tokens?.map(({ t, k, top }) => ({ t, k, v: top?.find((one) => one.feature === color)?.value ?? 0 }));
   return html`<div>
-    <textarea id=${name === "a" ? "search" : undefined} rows="3" dir="auto" maxlength="20000" aria-label=${`Text ${name.toUpperCase()}`} placeholder=${`Text ${name.toUpperCase()}`} value=${text} onInput=${(event) => set(event.target.value)}></textarea>
+    <${TextBox} id=${name === "a" ? "search" : undefined} label=${`Text ${name.toUpperCase()}`} value=${text} onText=${set} />
     ${coloured && html`<${TokenStrip} tokens=${coloured} max=${max} label=${`Text ${name.toUpperCase()}, coloured by feature ${color}`} />`}
   </div>`;
 }
