@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from fastapi import Body, FastAPI, HTTPException, Request
+from fastapi import FastAPI, HTTPException, Request
 from fastapi.responses import FileResponse, JSONResponse, StreamingResponse
 from fastapi.staticfiles import StaticFiles
 
@@ -32,7 +32,11 @@ HOSTILE = "<img src=x onerror=\"document.title='owned'\"><script>document.title=
 BIDI = "\u202eevil\u202c שלום مرحبا"
 
 THEMES = [
-    ("Albert Einstein and relativity", r"einstein|relativ|physic|princeton|photo", ["Einstein", "physics", "relativity"]),
+    (
+        "Albert Einstein and relativity",
+        r"einstein|relativ|physic|princeton|photo",
+        ["Einstein", "physics", "relativity"],
+    ),
     ("Apollo missions and the Moon", r"apollo|moon|lunar|nasa|astronaut|armstrong", ["Apollo", "lunar", "NASA"]),
     ("Alaska: places and people", r"alaska|anchorage|juneau|yukon|arctic", ["Alaska", "Anchorage", "Juneau"]),
     ("years of the twentieth century", r"19\d\d", ["1", "9", "19"]),
@@ -43,14 +47,22 @@ THEMES = [
 ]
 SENTENCES = [
     "Albert Einstein was born in Ulm in 1879 and moved to Princeton, where he worked on relativity until 1955.",
-    "In 1969 Apollo 11 landed on the Moon; Neil Armstrong was the first astronaut to step on its lunar surface.\nNASA had planned it",
-    "Alaska is the largest state of the United States.\n\n\tIts largest city is Anchorage, and Juneau its capital in the Arctic north.",
+    "In 1969 Apollo 11 landed on the Moon; Neil Armstrong was the first astronaut on its lunar surface.\nNASA had planned it",
+    "Alaska is the largest state of the United States.\n\n\tIts largest city is Anchorage, and Juneau its capital.",
     "Anarchism is a political philosophy; capitalism and socialism are others, said a speaker in Paris in 1936.",
     "An attacker wrote <script>alert('x')</script> & <b>bold</b> html in the page\x00 and hoped.",
     "The greeting שלום עולם is Hebrew and مرحبا بالعالم is Arabic \u202eand this is turned round\u202c again.",
     "日本語の文章と中文的句子。 😀 👩‍👩‍👧 🇫🇷 emoji and CJK text, naïve café, London.",
 ]
-DOCUMENTS = ["Albert Einstein", "Apollo 11", "Alaska", "Anarchism", "Cross-site <b>scripting</b>", "مرحبا بالعالم", "日本"]
+DOCUMENTS = [
+    "Albert Einstein",
+    "Apollo 11",
+    "Alaska",
+    "Anarchism",
+    "Cross-site <b>scripting</b>",
+    "مرحبا بالعالم",
+    "日本",
+]
 
 
 def pieces(text: str) -> list[str]:
@@ -117,7 +129,10 @@ class World:
         return {
             "position": sentence * 1000 + peak,
             "document": {"index": document, "title": DOCUMENTS[document], "source": "wikipedia"},
-            "tokens": [{"t": t, "v": v, "k": i > 0 or peak == 0, "p": sentence * 1000 + i} for i, (t, v) in enumerate(zip(tokens, values, strict=True))],
+            "tokens": [
+                {"t": t, "v": v, "k": i > 0 or peak == 0, "p": sentence * 1000 + i}
+                for i, (t, v) in enumerate(zip(tokens, values, strict=True))
+            ],
             "peak": peak,
             "value": values[peak],
             "more_before": wide < 2,
@@ -165,9 +180,17 @@ class World:
                 }
                 for g, (name, low, high) in enumerate(groups)
             ],
-            "outputs_top": [{"token": i, "text": t, "logit": 4.2 - i * 0.3} for i, t in enumerate([*card["outputs"], " of", "\n", " été", HOSTILE[:12]])],
-            "outputs_bottom": [{"token": i, "text": t, "logit": -3.1 + i * 0.2} for i, t in enumerate([" not", "ly", " 的", "  "])],
-            "coactive": [{**self.named(f), "count": 900 - 100 * i, "lift": 40.0 / (i + 1), "phi": 0.6 / (i + 1)} for i, f in enumerate(near)],
+            "outputs_top": [
+                {"token": i, "text": t, "logit": 4.2 - i * 0.3}
+                for i, t in enumerate([*card["outputs"], " of", "\n", " été", HOSTILE[:12]])
+            ],
+            "outputs_bottom": [
+                {"token": i, "text": t, "logit": -3.1 + i * 0.2} for i, t in enumerate([" not", "ly", " 的", "  "])
+            ],
+            "coactive": [
+                {**self.named(f), "count": 900 - 100 * i, "lift": 40.0 / (i + 1), "phi": 0.6 / (i + 1)}
+                for i, f in enumerate(near)
+            ],
             "nearest_decoder": [{**self.named(f), "cosine": 0.7 - 0.1 * i} for i, f in enumerate(near)],
             "nearest_encoder": [{**self.named(f), "cosine": 0.6 - 0.1 * i} for i, f in enumerate(reversed(near))],
             "neurons": [{"dimension": 30 * i + feature, "weight": 0.3 - 0.12 * i} for i in range(5)],
@@ -176,14 +199,25 @@ class World:
                 "share": [0.01, 0.02, 0.03, 0.06, 0.1, 0.18, 0.28, 0.32],
                 "base": [0.008, 0.008, 0.016, 0.03, 0.06, 0.12, 0.25, 0.508],
             },
-            "sources": [{"name": "wikipedia", "count": 700, "density": 0.001}, {"name": "news", "count": 12, "density": 0.0001}],
+            "sources": [
+                {"name": "wikipedia", "count": 700, "density": 0.001},
+                {"name": "news", "count": 12, "density": 0.0001},
+            ],
             "documents": [{"index": i, "title": DOCUMENTS[i], "count": 50 - i * 7} for i in range(5)],
-            "family": {"id": feature // 12, "members": [self.named(f) for f in range(feature // 12 * 12, feature // 12 * 12 + 6)]},
-            "splits_into": [{**self.named(f), "score": 0.8 - 0.1 * i} for i, f in enumerate(near[:3])] if feature % 3 == 0 else [],
+            "family": {
+                "id": feature // 12,
+                "members": [self.named(f) for f in range(feature // 12 * 12, feature // 12 * 12 + 6)],
+            },
+            "splits_into": [{**self.named(f), "score": 0.8 - 0.1 * i} for i, f in enumerate(near[:3])]
+            if feature % 3 == 0
+            else [],
             "split_of": [{**self.named(near[3]), "score": 0.7}] if feature % 3 else [],
             "note": self.notes.get(feature, {"text": "", "revision": 0}),
             "label_revision": len(history),
-            "label_history": [*reversed(history), *([{**self.auto[feature], "created": "2026-01-02T03:04:05Z"}] if self.auto[feature] else [])],
+            "label_history": [
+                *reversed(history),
+                *([{**self.auto[feature], "created": "2026-01-02T03:04:05Z"}] if self.auto[feature] else []),
+            ],
             "lists": self.lists.get(feature, []),
             "previous": feature - 1 if feature else None,
             "next": feature + 1 if feature + 1 < D_SAE else None,
@@ -195,13 +229,30 @@ class World:
 
         metrics = {
             "l0": {"label": "L0", "value": 32.0, "controls": {}},
-            "fvu_centered": {"label": "FVU (centred)", "value": 0.148, "controls": controls(0.512, 0.31, 0.9), "interval": [0.146, 0.151]},
-            "ce_recovered": {"label": "CE recovered", "value": 0.972, "controls": controls(0.41, 0.83, 0.2), "interval": [0.968, 0.976]},
-            "probing_k1": {"label": "1-sparse probing", "value": 0.78, "controls": controls(0.66, 0.69, 0.71), "interval": [0.75, 0.81]},
+            "fvu_centered": {
+                "label": "FVU (centred)",
+                "value": 0.148,
+                "controls": controls(0.512, 0.31, 0.9),
+                "interval": [0.146, 0.151],
+            },
+            "ce_recovered": {
+                "label": "CE recovered",
+                "value": 0.972,
+                "controls": controls(0.41, 0.83, 0.2),
+                "interval": [0.968, 0.976],
+            },
+            "probing_k1": {
+                "label": "1-sparse probing",
+                "value": 0.78,
+                "controls": controls(0.66, 0.69, 0.71),
+                "interval": [0.75, 0.81],
+            },
         }
         return {
-            "id": id, "name": name, "architecture": "matryoshka", "kind": "sae", "reads": ["resid_post.14"], "writes": ["resid_post.14"],
-            "d_in": 576, "d_sae": D_SAE, "levels": [0, 1, 2], "tokens": 865_000, "documents": 106, "corpus": "wikipedia, 106 articles",
+            "id": id, "name": name, "architecture": "matryoshka", "kind": "sae",
+            "reads": ["resid_post.14"], "writes": ["resid_post.14"],
+            "d_in": 576, "d_sae": D_SAE, "levels": [60, 120, 240],
+            "tokens": 865_000, "documents": 106, "corpus": "wikipedia, 106 articles",
             "live": D_SAE - 2, "dead": 2, "fvu_centered": 0.148, "metrics": metrics if can_run else None,
             "labels": {"source": "contrastive", "count": 220} if can_run else None, "first_feature": 0, "forms": FORMS,
             "can_run": can_run, "why_not": "" if can_run else "The model of this index is not on this machine.",
@@ -209,7 +260,9 @@ class World:
 
     def prompt(self, text: str, pinned: list[int], top: int) -> dict[str, Any]:
         tokens = pieces(text)[:1024]
-        fired = [sorted(((f, v) for f in range(D_SAE) if (v := strength(f, t)) > 0), key=lambda fv: -fv[1]) for t in tokens]
+        fired = [
+            sorted(((f, v) for f in range(D_SAE) if (v := strength(f, t)) > 0), key=lambda fv: -fv[1]) for t in tokens
+        ]
         best: dict[int, tuple[float, int]] = {}
         for i, row in enumerate(fired):
             for f, v in row:
@@ -221,7 +274,10 @@ class World:
         ]
         strongest.sort(key=lambda row: -row["unusual"])
         return {
-            "tokens": [{"t": t, "k": True, "top": [{"feature": f, "value": v} for f, v in row[:top]]} for t, row in zip(tokens, fired, strict=True)],
+            "tokens": [
+                {"t": t, "k": True, "top": [{"feature": f, "value": v} for f, v in row[:top]]}
+                for t, row in zip(tokens, fired, strict=True)
+            ],
             "pinned": {str(f): [strength(f, t) for t in tokens] for f in pinned},
             "labels": {str(f): self.label(f) for f in {*best, *pinned}},
             "maxima": {str(f): float(self.maximum[f]) for f in {*best, *pinned}},
@@ -259,8 +315,18 @@ def create_app() -> FastAPI:
 
     @app.get("/api/workspace")
     def workspace() -> Any:
-        coders = [world.coder("main", "matryoshka-4096"), world.coder("other", "topk-4096"), world.coder("still", "no-model", False)]
-        return {"version": "0.1.0", "title": "demo", "model": {"name": "SmolLM2-135M", "loaded": True, "state": "ready", "message": ""}, "coders": coders, "jobs": world.jobs}
+        coders = [
+            world.coder("main", "matryoshka-4096"),
+            world.coder("other", "topk-4096"),
+            world.coder("still", "no-model", False),
+        ]
+        return {
+            "version": "0.1.0",
+            "title": "demo",
+            "model": {"name": "SmolLM2-135M", "loaded": True, "state": "ready", "message": ""},
+            "coders": coders,
+            "jobs": world.jobs,
+        }
 
     @app.get("/api/coders/{coder}/density")
     def density(coder: str) -> Any:
@@ -271,7 +337,8 @@ def create_app() -> FastAPI:
     def places(coder: str) -> Any:
         return {
             "features": list(range(D_SAE)), "x": world.places[:, 0].tolist(), "y": world.places[:, 1].tolist(),
-            "density": world.density.tolist(), "form": [FORMS[f % 6] for f in range(D_SAE)], "family": [f // 12 for f in range(D_SAE)],
+            "density": world.density.tolist(), "form": [FORMS[f % 6] for f in range(D_SAE)],
+            "family": [f // 12 for f in range(D_SAE)],
         }  # fmt: skip
 
     @app.get("/api/coders/{coder}/features")
@@ -310,10 +377,14 @@ def create_app() -> FastAPI:
         return world.context(known(feature), position // 1000, wide=1 if max(before, after) <= 64 else 2)
 
     @app.put("/api/coders/{coder}/features/{feature}/label")
-    def label(coder: str, feature: int, body: dict[str, Any] = Body()) -> Any:
+    def label(coder: str, feature: int, body: dict[str, Any]) -> Any:
         history = world.labels.setdefault(known(feature), [])
         conflict = body["revision"] != len(history)
-        history_entry = {"text": body["text"], "source": "conflict" if conflict else "person", "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())}
+        history_entry = {
+            "text": body["text"],
+            "source": "conflict" if conflict else "person",
+            "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        }
         if conflict:
             history.insert(len(history) - 1, history_entry)
             raise HTTPException(409, "The label was changed meanwhile; both versions are in the history.")
@@ -321,7 +392,7 @@ def create_app() -> FastAPI:
         return {"label": world.label(feature), "revision": len(history)}
 
     @app.put("/api/coders/{coder}/features/{feature}/note")
-    def note(coder: str, feature: int, body: dict[str, Any] = Body()) -> Any:
+    def note(coder: str, feature: int, body: dict[str, Any]) -> Any:
         now = world.notes.get(known(feature), {"text": "", "revision": 0})
         if body["revision"] != now["revision"]:
             raise HTTPException(409, "The note was changed meanwhile; both versions are in the history.")
@@ -329,12 +400,12 @@ def create_app() -> FastAPI:
         return world.notes[feature]
 
     @app.put("/api/coders/{coder}/features/{feature}/star")
-    def star(coder: str, feature: int, body: dict[str, Any] = Body()) -> Any:
+    def star(coder: str, feature: int, body: dict[str, Any]) -> Any:
         (world.stars.add if body["starred"] else world.stars.discard)(known(feature))
         return {"starred": feature in world.stars}
 
     @app.put("/api/coders/{coder}/features/{feature}/lists")
-    def lists(coder: str, feature: int, body: dict[str, Any] = Body()) -> Any:
+    def lists(coder: str, feature: int, body: dict[str, Any]) -> Any:
         world.lists[known(feature)] = body["lists"]
         return {"lists": body["lists"]}
 
@@ -344,44 +415,73 @@ def create_app() -> FastAPI:
         return {"lists": [{"name": n, "count": sum(n in kept for kept in world.lists.values())} for n in names]}
 
     @app.post("/api/coders/{coder}/prompt")
-    def prompt(coder: str, body: dict[str, Any] = Body()) -> Any:
+    def prompt(coder: str, body: dict[str, Any]) -> Any:
         return world.prompt(text_of(body), body.get("features", []), body.get("top", 10))
 
     @app.post("/api/compare/prompts")
-    def compare_prompts(body: dict[str, Any] = Body()) -> Any:
+    def compare_prompts(body: dict[str, Any]) -> Any:
         results = {side: world.prompt(body[side], [], 10) for side in "ab"}
         peaks = {side: {s["feature"]: s["value"] for s in results[side]["strongest"]} for side in "ab"}
         rows = [
-            {**world.named(f), "a": peaks["a"].get(f, 0.0), "b": peaks["b"].get(f, 0.0), "difference": peaks["b"].get(f, 0.0) - peaks["a"].get(f, 0.0)}
+            {
+                **world.named(f),
+                "a": peaks["a"].get(f, 0.0),
+                "b": peaks["b"].get(f, 0.0),
+                "difference": peaks["b"].get(f, 0.0) - peaks["a"].get(f, 0.0),
+            }
             for f in {*peaks["a"], *peaks["b"]}
         ]
         rows.sort(key=lambda row: -abs(row["difference"]))
         return {"features": rows[:40], **{side: {"tokens": results[side]["tokens"]} for side in "ab"}}
 
     @app.post("/api/compare/coders")
-    def compare_coders(body: dict[str, Any] = Body()) -> Any:
+    def compare_coders(body: dict[str, Any]) -> Any:
         return {"results": [{"coder": coder, **world.prompt(text_of(body), [], 10)} for coder in body["coders"]]}
 
     @app.post("/api/coders/{coder}/steer")
-    async def steer(coder: str, body: dict[str, Any] = Body()) -> Any:
+    async def steer(coder: str, body: dict[str, Any]) -> Any:
         async def lines() -> AsyncIterator[str]:
             power = abs(body["strength"]) * world.maximum[body["feature"]]
-            yield json.dumps({"event": "start", "prompt_tokens": 7, "norm_of_edit": power, "norm_of_residual": 152.0}) + "\n"
+            yield (
+                json.dumps({"event": "start", "prompt_tokens": 7, "norm_of_edit": power, "norm_of_residual": 152.0})
+                + "\n"
+            )
             plain = pieces(" a place where people live.\nIt is known for its long winters and short summers.")
-            steered = pieces(" Princeton, where Einstein worked on physics and relativity, and relativity, and physics.")
+            steered = pieces(
+                " Princeton, where Einstein worked on physics and relativity, and relativity, and physics."
+            )
             for i in range(min(body.get("max_new_tokens", 32), 16)):
                 for which, words in (("baseline", plain), ("steered", steered if body["strength"] > 0 else plain)):
                     await asyncio.sleep(0.2 if "slowly" in text_of(body) else 0.01)
                     if i < len(words):
-                        event = {"event": "token", "which": which, "t": words[i], "v": strength(body["feature"], words[i])}
+                        event = {
+                            "event": "token",
+                            "which": which,
+                            "t": words[i],
+                            "v": strength(body["feature"], words[i]),
+                        }
                         yield json.dumps(event) + "\n"
-            yield json.dumps({"event": "end", "perplexity": {"baseline": 11.2, "steered": 11.2 + power}, "stopped": "length"}) + "\n"
+            yield (
+                json.dumps(
+                    {"event": "end", "perplexity": {"baseline": 11.2, "steered": 11.2 + power}, "stopped": "length"}
+                )
+                + "\n"
+            )
 
         return StreamingResponse(lines(), media_type="application/x-ndjson")
 
     @app.post("/api/coders/{coder}/label-job")
     def label_job(coder: str) -> Any:
-        job = {"id": str(len(world.jobs) + 1), "kind": "label", "coder": coder, "stage": "scoring labels", "done": 0, "total": D_SAE, "state": "running", "message": ""}
+        job = {
+            "id": str(len(world.jobs) + 1),
+            "kind": "label",
+            "coder": coder,
+            "stage": "scoring labels",
+            "done": 0,
+            "total": D_SAE,
+            "state": "running",
+            "message": "",
+        }
         world.jobs.append(job)
         return job
 
@@ -396,7 +496,9 @@ def create_app() -> FastAPI:
 
     @app.get("/api/coders/{coder}/positions/{position}")
     def position(coder: str, position: int) -> Any:
-        features = [{**world.named(f), "value": 8.0 - i, "share_of_max": 0.8 - 0.1 * i} for i, f in enumerate((0, 1, 9, 30))]
+        features = [
+            {**world.named(f), "value": 8.0 - i, "share_of_max": 0.8 - 0.1 * i} for i, f in enumerate((0, 1, 9, 30))
+        ]
         return {"token": " Einstein", "features": features}
 
     @app.get("/")

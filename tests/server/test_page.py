@@ -1,20 +1,21 @@
-"""The explorer's page as people use it, in a real browser. Every test also fails on an error in the console, an uncaught exception,
-or a request to anything but this machine (see conftest).
+"""The explorer's page as people use it, in a real browser. Every test also fails on an error in the console, an uncaught
+exception, or a request to anything but this machine (see visiting.py).
 
 Tests with `explorer_url` hold for any index whose text speaks of Einstein; those with `made_up_url` know the features served.
 """
 
 from __future__ import annotations
 
+import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
 import pytest
-
-from tests.server.conftest import Visit
+from tests.server.fake_api import create_app
+from tests.server.visiting import Visit, chromium, served
 
 SENTENCE = "Albert Einstein worked on physics in Princeton; Apollo 11 and Alaska are other matters."
 VIEWS = {
@@ -31,6 +32,46 @@ VIEWS = {
     "coders": "#/c/{coder}/compare?what=coders&text={text}",
 }
 Start = Callable[..., Visit]
+
+
+@pytest.fixture(scope="module")
+def explorer_url() -> Iterator[str]:
+    """Where the explorer under test is. SAESCOPE_EXPLORER_URL names a running one; else made-up features are served."""
+    running = os.environ.get("SAESCOPE_EXPLORER_URL")
+    if running:
+        yield running.rstrip("/")
+        return
+    with served(create_app()) as url:
+        yield url
+
+
+@pytest.fixture(scope="module")
+def made_up_url() -> Iterator[str]:
+    """An explorer whose features, hostile ones among them, are known."""
+    with served(create_app()) as url:
+        yield url
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    with chromium() as started:
+        yield started
+
+
+@pytest.fixture
+def visit(browser: Any) -> Iterator[Callable[..., Visit]]:
+    """Opens visits; at the end of the test nothing may have gone wrong in any."""
+    visits: list[Visit] = []
+
+    def start(**options: Any) -> Visit:
+        options.setdefault("viewport", {"width": 1200, "height": 850})
+        visits.append(Visit(browser, **options))
+        return visits[-1]
+
+    yield start
+    for one in visits:
+        one.context.close()
+    assert [problem for one in visits for problem in one.problems] == []
 
 
 def settle(page: Any) -> None:
@@ -192,7 +233,8 @@ def test_single_keys_rest_while_typing_and_can_be_turned_off(visit: Start, made_
 
 CONTRAST = """() => {
   const light = (colour) => {
-    const [r, g, b] = colour.match(/[\\d.]+/g).map((c) => c / 255).map((c) => (c <= 0.04045 ? c / 12.92 : ((c + 0.055) / 1.055) ** 2.4));
+    const linear = (c) => (c <= 0.04045 ? c / 12.92 : ((c + 0.055) / 1.055) ** 2.4);
+    const [r, g, b] = colour.match(/[\\d.]+/g).map((c) => linear(c / 255));
     return 0.2126 * r + 0.7152 * g + 0.0722 * b;
   };
   const probe = document.createElement('div');
@@ -333,7 +375,9 @@ def test_what_cannot_be_seen_is_shown(visit: Start, made_up_url: str) -> None:
     shown = page.locator(".try .strip").text_content()
     for sign in ("↵", "→", "‹202E›", "‹200B›"):
         assert sign in shown
-    tops = page.eval_on_selector_all(".try .tok", "spans => spans.map(span => Math.round(span.getBoundingClientRect().top))")
+    tops = page.eval_on_selector_all(
+        ".try .tok", "spans => spans.map(span => Math.round(span.getBoundingClientRect().top))"
+    )
     assert len(set(tops)) == 3  # one, an empty line, two …
 
 
@@ -433,7 +477,9 @@ def test_two_texts_and_two_coders_are_compared(visit: Start, made_up_url: str) -
     page = visit().page()
     page.goto(f"{made_up_url}/#/c/main/prompt?mode=two&text=Einstein&b=Apollo")
     page.wait_for_selector(".differences tbody tr")
-    rows = {row.get_attribute("data-feature"): row.text_content() for row in page.locator(".differences tbody tr").all()}
+    rows = {
+        row.get_attribute("data-feature"): row.text_content() for row in page.locator(".differences tbody tr").all()
+    }
     assert "+13" in rows["1"]
     assert "−" in rows["0"]
     page.goto(f"{made_up_url}/#/c/main/compare?what=coders&text=Einstein")
@@ -454,6 +500,7 @@ def test_steering_can_be_stopped(visit: Start, made_up_url: str) -> None:
     page.click("text=Stop")
     page.wait_for_selector("button.primary")
     written = page.locator(".completion .tok").count()
+    assert 0 < written < 10
     page.wait_for_timeout(600)
     assert page.locator(".completion .tok").count() == written
 

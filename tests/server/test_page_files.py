@@ -48,7 +48,9 @@ def test_the_first_file_has_nothing_inline() -> None:
 
 def test_every_import_names_a_file_that_is_there() -> None:
     for path in WEB.rglob("*.js"):
-        names = re.findall(r"(?:import|export)\s*(?:\{[^}]*\}|\w+)\s*from\s*\"([^\"]+)\"", path.read_text(encoding="utf-8"))
+        names = re.findall(
+            r"(?:import|export)\s*(?:\{[^}]*\}|\w+)\s*from\s*\"([^\"]+)\"", path.read_text(encoding="utf-8")
+        )
         assert names or "vendor" in path.parts or path.name in ("numbers.js",), path
         for name in names:
             assert name.startswith("."), f"{path.name} imports {name}"

@@ -76,7 +76,7 @@ export function FeatureMap({ coder, points, forms, height = 420 }) {
   const drag = useRef(null);
   const [at, setAt] = useState(-1);
   const [focused, setFocused] = useState(false);
-  const [colouring, setColouring] = useState("form");
+  const [colouring, setColouring] = useState(forms.length ? "form" : "density");
   const [name, setName] = useState("");
   const [, redraw] = useState(0);
   const dark = isDark.value;
@@ -242,7 +242,7 @@ export function FeatureMap({ coder, points, forms, height = 420 }) {
     <div class="map-tools">
       <label>Colour by
         <select value=${colouring} onChange=${(event) => setColouring(event.target.value)}>
-          ${COLOURINGS.map(([value, text]) => html`<option value=${value}>${text}</option>`)}
+          ${COLOURINGS.filter(([value]) => (value !== "form" || forms.length) && (value !== "family" || points.family.some((family) => family >= 0))).map(([value, text]) => html`<option value=${value}>${text}</option>`)}
         </select>
       </label>
       <span class="buttons">
@@ -273,7 +273,7 @@ export function FeatureMap({ coder, points, forms, height = 420 }) {
     </div>
     <p class="map-told">
       ${at >= 0
-        ? html`<b>#${points.features[at]}</b> <bdi>${name || "…"}</bdi> <span class="muted">${points.form[at]} · density ${percent(points.density[at])}</span>`
+        ? html`<b>#${points.features[at]}</b> <bdi>${name || "…"}</bdi> <span class="muted">${points.form[at] ? `${points.form[at]} · ` : ""}density ${percent(points.density[at])}</span>`
         : html`<span class="muted">Hover or use arrow keys; click or Enter opens. Drag to move; Ctrl + wheel zooms.</span>`}
     </p>
     ${legend[colouring].length > 0 && html`<ul class="legend">${legend[colouring].map(([text, i]) => html`<li><i style=${{ background: hues[i] }}></i>${text}</li>`)}</ul>`}

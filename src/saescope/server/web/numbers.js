@@ -15,8 +15,7 @@ export function percent(share) {
   if (share === null || share === undefined) return "–";
   const value = share * 100;
   if (value === 0) return "0 %";
-  if (value < 1e-5) return `${value.toExponential(1)} %`;
-  if (value < 0.001) return `${value.toFixed(2 - Math.floor(Math.log10(value)) - 1)} %`;
+  if (value < 1e-6) return `${value.toExponential(1)} %`;
   return `${Number(value.toPrecision(value >= 10 ? 3 : 2))} %`;
 }
 

@@ -40,6 +40,8 @@ function direction(tokens) {
 
 /** A token's text in a run: its leading space belongs to the run's direction, its letters to their own. */
 function Text({ text }) {
+  // Spaces alone keep their width, and a rule under them (`blank`) shows them.
+  if (/^ +$/.test(text)) return text;
   if (!RIGHT_TO_LEFT.test(text)) return visible(text);
   const [, space, word] = text.match(/^( *)(.*)$/s);
   return html`${space}<bdi>${visible(word)}</bdi>`;
@@ -166,6 +168,7 @@ export function TokenStrip({ tokens, max, peak = -1, selected = -1, onPick, labe
       if (i === peak) classes.push("peak");
       if (token.k === false) classes.push("left-out");
       if (i === selected) classes.push("chosen");
+      if (/^ +$/.test(token.t)) classes.push("blank");
       const lines = breaks(token.t);
       if (lines) classes.push(lines > 1 ? "breaks" : "break");
       return html`<span

@@ -15,7 +15,7 @@ export function Distribution({ data }) {
     <dl class="pairs">
       <dt>fires on</dt><dd>${percent(data.density)} of tokens <span class="muted">(${whole(data.count)})</span></dd>
       <dt>mean, max</dt><dd>${number(data.mean)}, ${number(data.max)}</dd>
-      <dt>decoder norm</dt><dd>${number(data.decoder_norm)}</dd>
+      ${data.decoder_norm !== null && data.decoder_norm !== undefined && html`<dt>decoder norm</dt><dd>${number(data.decoder_norm)}</dd>`}
     </dl>
     <${Bars} bars=${bars} ticks=${ticks} said="Tokens by activation, where it fires (log scale)." />
   </section>`;

@@ -17,7 +17,7 @@ export function Relatives({ coder, data }) {
   const chosen = kinds.find(([key]) => key === route.value.params.kin) ?? kinds[0];
   return html`<section>
     <h2>Related features</h2>
-    <${Segments} small name="kin" legend="Related how" options=${kinds} value=${chosen[0]} onPick=${(kin) => setParams({ kin })} />
+    ${kinds.length > 1 ? html`<${Segments} small name="kin" legend="Related how" options=${kinds} value=${chosen[0]} onPick=${(kin) => setParams({ kin })} />` : html`<p class="muted">${chosen[1]}</p>`}
     <ol class="rows">
       ${data[chosen[0]].map(
         (row) => html`<li><${FeatureLink} coder=${coder.id} feature=${row.feature} label=${row.label} />

@@ -42,6 +42,11 @@ export function Steer({ coder, data }) {
   const [busy, setBusy] = useState(false);
   const stop = () => running.current?.abort();
   useEffect(() => stop, []);
+  // The button pressed is gone: the focus stays with the one in its place.
+  const button = useRef(null);
+  useEffect(() => {
+    if (document.activeElement === document.body && (busy || start)) button.current?.focus();
+  }, [busy]);
   if (!coder.can_run) return html`<${CannotRun} coder=${coder} />`;
 
   const run = async (event) => {
@@ -96,7 +101,8 @@ export function Steer({ coder, data }) {
       <label>tokens <input type="number" min="1" max="128" value=${length} onChange=${(event) => setLength(Math.min(128, Math.max(1, Number(event.target.value) || 48)))} /></label>
       <label>temperature <input type="number" min="0" max="2" step="0.1" value=${temperature} onChange=${(event) => setTemperature(Math.min(2, Math.max(0, Number(event.target.value) || 0)))} /></label>
       ${temperature > 0 && html`<label>seed <input type="number" min="0" value=${seed} onChange=${(event) => setSeed(Math.max(0, Math.floor(Number(event.target.value) || 0)))} /></label>`}
-      ${busy ? html`<button type="button" onClick=${stop}>Stop</button>` : html`<button type="submit" class="primary" disabled=${!typed.trim()}>Steer</button>`}
+      <!-- Two buttons, not one that changes: a click on Stop must not go on to submit. -->
+      ${busy ? html`<button key="stop" ref=${button} type="button" onClick=${stop}>Stop</button>` : html`<button key="go" ref=${button} type="submit" class="primary" disabled=${!typed.trim()}>Steer</button>`}
     </div>
     ${error && html`<${Problem} error=${error} />`}
     ${(busy || start) && html`<div class="two">${side("baseline", "Without")}${side("steered", `With ${signed(strength)} × max`)}</div>`}

@@ -65,7 +65,7 @@ function Filters({ coder, params }) {
   return html`<details class="filters" open=${active > 0 || innerWidth > 700}>
     <summary>Filters${active ? ` (${active})` : ""}</summary>
     <div class="fields">
-      <${Select} label="form" options=${coder.forms.map((form) => [form, form])} value=${params.form} onPick=${put("form")} />
+      ${coder.forms.length > 0 && html`<${Select} label="form" options=${coder.forms.map((form) => [form, form])} value=${params.form} onPick=${put("form")} />`}
       ${coder.levels.length > 1 && html`<${Select} label="level" options=${coder.levels.map((_, level) => [String(level), level])} value=${params.level} onPick=${put("level")} />`}
       ${BOUNDS.map(([key, text, bound]) => html`<label>${text} <input type="number" min="0" max="1" step="any" value=${params[key] ?? ""} placeholder=${bound} onChange=${(event) => put(key)(event.target.value)} /></label>`)}
       ${lists.data?.lists.length > 0 && html`<${Select} label="list" options=${lists.data.lists.map((list) => [list.name, `${list.name} (${list.count})`])} value=${params.list} onPick=${put("list")} />`}

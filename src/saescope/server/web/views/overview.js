@@ -15,7 +15,7 @@ const controlName = (key) => CONTROLS[key] ?? key.replaceAll("_", " ");
 
 function Metrics({ coder }) {
   const rows = Object.entries(coder.metrics ?? {});
-  if (!rows.length) return html`<p class="muted">Not evaluated yet: run <code>saescope eval</code> on this coder and index it again.</p>`;
+  if (!rows.length) return html`<p class="muted">Not evaluated yet: <code>saescope eval</code> measures a coder beside its controls.</p>`;
   const controls = [...new Set(rows.flatMap(([, row]) => Object.keys(row.controls ?? {})))];
   return html`<div class="scroller" tabindex="0" role="region" aria-label=${`Metrics of ${coder.name}`}>
     <table class="metrics">
@@ -93,7 +93,7 @@ function PointsMap({ coder }) {
   return html`<section class="wide">
     <h2>Map of features</h2>
     <p class="muted">Decoder directions in two dimensions: features that write alike lie near one another. <a href=${href("browse", coder.id)}>The same as a list</a>.</p>
-    <${Loaded} resource=${resource} what="the map">${(points) => html`<${FeatureMap} coder=${coder} points=${points} forms=${coder.forms} />`}<//>
+    <${Loaded} resource=${resource} what="the map">${(points) => (points.features.length ? html`<${FeatureMap} coder=${coder} points=${points} forms=${coder.forms} />` : html`<p class="muted">This index has no map.</p>`)}<//>
   </section>`;
 }
 
@@ -102,9 +102,11 @@ export function Overview() {
   const coder = current.value;
   return html`<div class="overview">
     <h1 tabindex="-1"><bdi>${title || "Workspace"}</bdi></h1>
-    <div class="coders">${coders.map((one) => html`<${Coder} key=${one.id} coder=${one} chosen=${coders.length > 1 && one.id === coder.id} />`)}</div>
-    ${coders.length > 1 && html`<h2 class="of">In <bdi>${coder.name}</bdi></h2>`}
-    <div class="columns"><${First} coder=${coder} /><${Density} coder=${coder} /></div>
+    ${coders.length > 1
+      ? html`<div class="coders">${coders.map((one) => html`<${Coder} key=${one.id} coder=${one} chosen=${one.id === coder.id} />`)}</div>
+          <h2 class="of">In <bdi>${coder.name}</bdi></h2>
+          <div class="columns"><${First} coder=${coder} /><${Density} coder=${coder} /></div>`
+      : html`<div class="columns"><${Coder} coder=${coder} /><section><${First} coder=${coder} /><${Density} coder=${coder} /></section></div>`}
     <${PointsMap} coder=${coder} />
   </div>`;
 }

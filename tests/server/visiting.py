@@ -1,4 +1,4 @@
-"""A browser to visit the explorer with: the system's Chromium, kept from every address but the explorer's own."""
+"""A browser to visit an explorer with: the system's Chromium, kept from every address but this machine's."""
 
 from __future__ import annotations
 
@@ -7,15 +7,13 @@ import shutil
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import pytest
 import uvicorn
 from fastapi import FastAPI
-
-from tests.server.fake_api import create_app
 
 CHROMIUM = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 
@@ -39,26 +37,9 @@ def served(app: FastAPI) -> Iterator[str]:
         thread.join(timeout=10)
 
 
-@pytest.fixture(scope="module")
-def explorer_url() -> Iterator[str]:
-    """Where the explorer under test is. SAESCOPE_EXPLORER_URL names a running one; else made-up features are served."""
-    running = os.environ.get("SAESCOPE_EXPLORER_URL")
-    if running:
-        yield running.rstrip("/")
-        return
-    with served(create_app()) as url:
-        yield url
-
-
-@pytest.fixture(scope="module")
-def made_up_url() -> Iterator[str]:
-    """An explorer whose features, hostile ones among them, are known."""
-    with served(create_app()) as url:
-        yield url
-
-
-@pytest.fixture(scope="session")
-def browser() -> Iterator[Any]:
+@contextmanager
+def chromium() -> Iterator[Any]:
+    """The browser, until the block ends; without one the test is skipped, in CI it fails."""
     path = next((found for name in CHROMIUM if (found := shutil.which(name))), None)
     if path is None:
         reason = "no Chromium on this machine (looked for " + ", ".join(CHROMIUM) + ")"
@@ -97,19 +78,3 @@ class Visit:
         kept = [problem for problem in self.problems if part not in problem]
         assert len(kept) < len(self.problems), f"nothing about {part!r} went wrong"
         self.problems[:] = kept
-
-
-@pytest.fixture
-def visit(browser: Any) -> Iterator[Callable[..., Visit]]:
-    """Opens visits; at the end of the test nothing may have gone wrong in any."""
-    visits: list[Visit] = []
-
-    def start(**options: Any) -> Visit:
-        options.setdefault("viewport", {"width": 1200, "height": 850})
-        visits.append(Visit(browser, **options))
-        return visits[-1]
-
-    yield start
-    for one in visits:
-        one.context.close()
-    assert [problem for one in visits for problem in one.problems] == []
