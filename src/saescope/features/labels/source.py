@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
+
+
+class NamedArrays(Protocol):
+    """Arrays by name."""
+
+    def __getitem__(self, name: str) -> NDArray[Any]: ...
 
 
 class LabelSource(Protocol):
@@ -17,7 +23,7 @@ class LabelSource(Protocol):
     """
 
     @property
-    def arrays(self) -> Mapping[str, NDArray[Any]]: ...
+    def arrays(self) -> NamedArrays: ...
 
     @property
     def documents(self) -> Sequence[Any]: ...
