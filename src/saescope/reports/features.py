@@ -7,7 +7,6 @@ from pathlib import Path
 
 from saescope.features import FeatureIndex
 from saescope.features.exports import ExportedLabel, chosen_features
-from saescope.features.families import Splits
 from saescope.reports.escaping import visible
 from saescope.reports.page import document
 from saescope.reports.plots import Bars, Figure
@@ -121,10 +120,8 @@ def _relations(index: FeatureIndex, feature: int) -> Iterator[tuple[str, str, li
         yield "fires with", "phi", _listed(index, "coactive", "coactive_phi", feature)
     if index.has("nearest_decoder"):
         yield "writes like", "cosine", _listed(index, "nearest_decoder", "nearest_decoder_cosine", feature)
-    if index.has("split_cosine"):
-        pairs = Splits(*(index.arrays[f"split_{name}"] for name in ("coarse", "fine", "share", "cosine")))
-        yield "splits into", "fires within it", pairs.into(feature)
-        yield "part of", "fires within that", pairs.of(feature)
+    yield "splits into", "share within it", index.splits.into(feature)
+    yield "part of", "share within that", index.splits.of(feature)
 
 
 def _listed(index: FeatureIndex, name: str, values: str, feature: int) -> list[tuple[int, float]]:
