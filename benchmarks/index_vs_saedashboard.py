@@ -1,7 +1,7 @@
 """How fast a feature index is made beside SAEDashboard's dashboards: same model, coder, tokens and threads, in turns.
 
-    python benchmarks/index_vs_saedashboard.py CODER --python PEER_PYTHON [--tokens 32768,8192] [--features 512] [--pairs 2] [--float32]
-        [--corpus wikipedia-sample] [--record benchmarks/results/index.jsonl]
+    python benchmarks/index_vs_saedashboard.py CODER --python PEER_PYTHON [--tokens 8192,32768] [--features 256] [--pairs 2]
+        [--float32] [--corpus wikipedia-sample] [--record benchmarks/results/index.jsonl]
 
 PEER_PYTHON is the interpreter of an environment of its own with `sae-dashboard` (and `pyarrow<22`); CODER a folder that
 `sae_lens` loads too. SAEDashboard works through features in minibatches of 256 and is timed on --features of them a turn,
@@ -10,7 +10,8 @@ all features, so that its rate is that of a job on all of them:
 
     features / (seconds of the forward + features x seconds per feature)
 
-Ours makes all features in one go: the whole index from text, the model's forward included, and from a store without it.
+Seconds are the processor's, on one thread: what others do on the machine at the same time does not count. Ours makes all
+features in one go: the whole index from text, the model's forward included, and from a store without it.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ HEAD = (
 
 def main() -> None:
     given = _parsed()
-    threads = ["--threads", str(given.threads)]
+    threads = ["--threads", "1"]
     ours = Worker([sys.executable, str(FOLDER / "index_worker.py"), *threads])
     theirs = Worker([str(given.python), str(FOLDER / "peers" / "time_sae_dashboard.py"), *threads], QUIET)
     with ours, theirs, tempfile.TemporaryDirectory() as scratch:
@@ -47,7 +48,6 @@ def main() -> None:
             "versions": ours.versions | theirs.versions,
             "coder": given.coder.name,
         }
-        assert ours.threads == theirs.threads
         print(HEAD, flush=True)
         for tokens in given.tokens:
             for row in rows(given, ours, theirs, Path(scratch), tokens):
@@ -170,11 +170,10 @@ def _parsed() -> argparse.Namespace:
     parser.add_argument("--layer", type=int, default=14)
     parser.add_argument("--corpus", default="wikipedia-sample")
     parser.add_argument("--context", type=int, default=256)
-    parser.add_argument("--tokens", type=lambda text: [int(part) for part in text.split(",")], default=[32768, 8192])
-    parser.add_argument("--features", type=int, default=512, help="of a turn of the peer")
+    parser.add_argument("--tokens", type=lambda text: [int(part) for part in text.split(",")], default=[8192, 32768])
+    parser.add_argument("--features", type=int, default=256, help="of a turn of the peer")
     parser.add_argument("--float32", action="store_true", help="time ours with a model in float32 too")
     parser.add_argument("--pairs", type=int, default=2)
-    parser.add_argument("--threads", type=int, default=1, help="of each side")
     parser.add_argument("--record", type=Path, help="append one JSON line a row there")
     return parser.parse_args()
 

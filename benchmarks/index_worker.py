@@ -7,7 +7,8 @@ A subject's spec: coder (folder), model, corpus, context, tokens, dtype, and a p
     text     a whole index from text, the model's forward included
     store    a whole index from a store of the same tokens, which is made beforehand
     forward  the model alone, on the same tokens
-    encode   the coder's `encode` alone, on rows of the store
+
+Seconds are the processor's.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ from saescope.features.index import FeatureIndex, StoreSource, TextSource, build
 from saescope.text import SequenceOptions
 
 sys.path.append(str(Path(__file__).parent / "peers"))
-from timed import Subject, serve
+from timed import Subject, processor_seconds, serve
 
 _models: dict[tuple[str, str], LanguageModel] = {}
 
@@ -64,7 +65,10 @@ class Indexes:
     def load(self) -> None:
         shutil.rmtree(self._folder / "index", ignore_errors=True)
 
-    def step(self) -> None:
+    def step(self) -> float:
+        return processor_seconds(self._build)
+
+    def _build(self) -> None:
         source: Any
         if self._store is not None:
             source = StoreSource(self._coder, self._store)
@@ -121,9 +125,12 @@ class Forward:
     def load(self) -> None:
         """Nothing."""
 
-    def step(self) -> None:
-        for batch in self._batches:
-            batch.run(self._lm, self._points)
+    def step(self) -> float:
+        def run() -> None:
+            for batch in self._batches:
+                batch.run(self._lm, self._points)
+
+        return processor_seconds(run)
 
     def ask(self) -> dict[str, Any]:
         return {"special": sorted(self._lm.special_ids)}

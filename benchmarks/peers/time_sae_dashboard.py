@@ -4,7 +4,7 @@
 
 A step is one `SaeVisRunner.run` on the next `features` features, its settings the library's own, the model's activations kept
 in its cache so that they are computed once for all features; `forward` instead times a run on one feature that has to compute
-them. Writing HTML is not timed.
+them. Seconds are the processor's. Writing HTML is not timed.
 
 TransformerLens knows no SmolLM2. A model of its shape is made here and filled by TransformerLens's own conversion of Llama's
 weights; `ask` tells how far its residual stream is from the one that Hugging Face's model gave.
@@ -22,7 +22,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from timed import Subject, serve
+from timed import Subject, processor_seconds, serve
 
 
 class Dashboards:
@@ -54,8 +54,8 @@ class Dashboards:
         count = self._spec["features"] if self._spec["part"] == "features" else 1
         self._features = list(itertools.islice(self._order, count))
 
-    def step(self) -> None:
-        self._run(self._features)
+    def step(self) -> float:
+        return processor_seconds(lambda: self._run(self._features))
 
     def _run(self, features: list[int]) -> None:
         config = self._config(
