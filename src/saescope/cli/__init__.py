@@ -39,15 +39,32 @@ def _register() -> None:
         demo,
         doctor,
         evaluate,
+        export_features,
         fetch,
         harvest,
         index,
+        serve,
         sweep,
         synthetic,
         train,
     )
 
-    for commands in (demo, fetch, cache, harvest, train, evaluate, index, sweep, synthetic, convert, doctor, bench):
+    for commands in (
+        demo,
+        fetch,
+        cache,
+        harvest,
+        train,
+        evaluate,
+        index,
+        serve,
+        export_features,
+        sweep,
+        synthetic,
+        convert,
+        doctor,
+        bench,
+    ):
         commands.register(app)
 
 

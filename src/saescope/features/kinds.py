@@ -2,7 +2,7 @@
 
 Each form is a test on measured properties, tried in the order of `FORMS`; the first that holds names the feature. Shares are
 of activation, not of firings: a feature's weak firings are many and say little. Properties come from at most `SAMPLE` firings
-of a feature, evenly spaced over the text.
+of a feature, evenly spaced over the text; those that count occurrences from at most `COUNTED`.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from saescope.text import TokenText
 FORMS = ("silent", "position", "dense", "token", "phrase", "output-promoting", "context", "other")
 
 SAMPLE = 512
+COUNTED = 32_768
 TOP = 3
 """Commonest tokens (or bigrams) that count together: an idea has a few spellings."""
 REACH = 8
@@ -37,10 +38,15 @@ DENSE = 0.1
 """A feature that fires on more than one token in ten selects nothing that a person could name."""
 POSITION_SHIFT = 0.5
 """Half of its firings would have to move for its places in the sequence to be spread as all tokens are."""
+EXPLAINED = 0.4
+"""Two fifths of its activation is where the token (or the pair with the one before) is enough to say that it fires; more is
+rare, for the weak firings that every feature has are spread over much else."""
+FIRES_MOSTLY = 0.5
+"""A token is enough to say so when the feature fires at half of its other occurrences."""
+FEWEST_OCCURRENCES = 5
+"""Of a token rarer than that, nothing is said: a word of one document comes with everything else of that document."""
 CONCENTRATED = 0.5
-"""Half of its activation lies on so few tokens, or bigrams, that they can be listed."""
-TOKEN_RECALL = 0.5
-"""It fires on at least half of all occurrences of its tokens: then what comes before them hardly matters."""
+"""Half of its activation lies on so few tokens, or pairs, that they can be listed, though it fires on few of these."""
 OUTPUT_SHARE = 0.25
 """A quarter of its activation is followed by one of the tokens that it promotes most."""
 OUTPUT_LIFT = 3.0
@@ -48,8 +54,8 @@ OUTPUT_LIFT = 3.0
 OUTPUT_PEAK = 8.0
 """Or its first output token's logit is so far out (standard deviations over the vocabulary) that its effect is that token:
 the largest of 50,000 normal numbers lies at 4.3."""
-COMPANY = 0.5
-"""Half of its activation has another firing within `REACH` tokens, on top of what its density gives by chance."""
+COMPANY = 0.4
+"""So much more of its activation has another firing within `REACH` tokens than its density gives by chance."""
 
 _NONE = -1
 
@@ -88,7 +94,8 @@ class FiringProperties:
 
     density: share of kept positions where it fires.
     token_share: of its activation, on its `TOP` commonest tokens (alike but for case and spaces).
-    token_recall: of all occurrences of such a token, where it fires; mean over those tokens, weighed by activation.
+    token_explained: of its activation, at tokens at half or more of whose other occurrences it fires; bigram_explained: at
+    pairs of tokens; previous_explained: after tokens after which it fires so often.
     token_variety: effective number of different tokens it fires on, exp(entropy).
     previous_share: of its activation, after the `TOP` commonest previous tokens; bigram_share: on the `TOP` commonest pairs.
     position_shift: total variation distance between its places in the sequence and all kept positions'.
@@ -102,7 +109,9 @@ class FiringProperties:
     count: NDArray[np.int64]
     density: NDArray[np.float32]
     token_share: NDArray[np.float32]
-    token_recall: NDArray[np.float32]
+    token_explained: NDArray[np.float32]
+    bigram_explained: NDArray[np.float32]
+    previous_explained: NDArray[np.float32]
     token_variety: NDArray[np.float32]
     previous_share: NDArray[np.float32]
     bigram_share: NDArray[np.float32]
@@ -116,16 +125,17 @@ class FiringProperties:
 
     def forms(self) -> NDArray[np.uint8]:
         """[d_sae], indices into `FORMS`."""
+        one_token = self.token_explained >= EXPLAINED
+        sequential = np.maximum(self.bigram_explained, self.previous_explained) >= EXPLAINED
+        sequential |= np.maximum(self.bigram_share, self.previous_share) >= CONCENTRATED
         concentrated = self.token_share >= CONCENTRATED
-        sequential = np.maximum(self.bigram_share, self.previous_share) >= CONCENTRATED
-        whatever_comes_before = self.token_recall >= TOKEN_RECALL
         followed = (self.output_share >= OUTPUT_SHARE) & (self.output_share >= OUTPUT_LIFT * self.output_base)
         enough = self.count >= FEWEST_FIRINGS
         tests = {
             "silent": self.count == 0,
             "position": enough & (self.position_shift >= POSITION_SHIFT),
             "dense": self.density >= DENSE,
-            "token": enough & concentrated & (whatever_comes_before | ~sequential),
+            "token": enough & (one_token | (concentrated & ~sequential)),
             "phrase": enough & sequential,
             "output-promoting": enough & (followed | (self.output_peak >= OUTPUT_PEAK)),
             "context": enough & (self.company - self.company_by_chance >= COMPANY),
@@ -162,8 +172,7 @@ def firing_properties(
     else:
         grouped = tokens
     kept = np.asarray(firings.kept).astype(bool)
-    vocabulary = int(max(tokens.max(initial=0), grouped.max(initial=0))) + 1
-    occurrences = np.bincount(grouped[kept], minlength=vocabulary)
+    vocabulary = int(tokens.max(initial=0)) + 1
     lens_top = np.zeros((d_sae, 0), np.int32) if firings.lens_top is None else np.ascontiguousarray(firings.lens_top)
     measured = np.zeros((d_sae, len(_MEASURED)), np.float32)
     offsets = np.array(firings.feature_offsets, np.int64)
@@ -174,11 +183,18 @@ def firing_properties(
 
     def work(start: int, stop: int) -> None:
         _measure(
-            start, stop, offsets, firings.feature_positions, bits, table, tokens, grouped, passage, occurrences, lens_top,
+            start, stop, offsets, firings.feature_positions, bits, table, tokens, grouped, passage, lens_top,
             sample, measured,
         )  # fmt: skip
 
     in_ranges(work, d_sae, pointers=torch.from_numpy(offsets))
+    before, pairs = _before(grouped, passage)
+    entries = (offsets, firings.feature_positions, bits, table)
+    explained = {
+        "token_explained": _explained(entries, grouped, kept),
+        "previous_explained": _explained(entries, before, kept),
+        "bigram_explained": _explained(entries, pairs, kept),
+    }
     count = np.diff(offsets)
     density = (count / max(int(kept.sum()), 1)).astype(np.float32)
     by_name = {name: measured[:, column] for column, name in enumerate(_MEASURED)}
@@ -189,6 +205,7 @@ def firing_properties(
         output_base=_share_of_text(lens_top, np.bincount(tokens[kept], minlength=vocabulary)),
         output_peak=np.zeros(d_sae, np.float32) if firings.lens_peak is None else np.asarray(firings.lens_peak),
         company_by_chance=np.where(count > 0, 1 - (1 - np.minimum(density, 1)) ** (2 * REACH), 0).astype(np.float32),
+        **explained,
         **by_name,
     )
 
@@ -201,6 +218,31 @@ def passages(document: NDArray[Any], sequence_offsets: NDArray[Any]) -> NDArray[
     new[starts[starts < len(document)]] = True
     new[1:] |= np.asarray(document)[1:] != np.asarray(document)[:-1]
     return np.cumsum(new, dtype=np.int32)
+
+
+def _before(grouped: NDArray[np.int32], passage: NDArray[np.int32]) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
+    """For each position the token before it, and a number for the pair; -1 where its passage begins."""
+    before = np.full(len(grouped), _NONE, np.int32)
+    inside = np.flatnonzero(passage[1:] == passage[:-1]) + 1
+    before[inside] = grouped[inside - 1]
+    pairs = np.full(len(grouped), _NONE, np.int32)
+    numbers = before[inside].astype(np.int64) << 32 | grouped[inside]
+    pairs[inside] = np.unique(numbers, return_inverse=True)[1]
+    return before, pairs
+
+
+def _explained(
+    entries: tuple[NDArray[Any], ...], keys: NDArray[np.int32], kept: NDArray[np.bool_]
+) -> NDArray[np.float32]:
+    offsets, positions, bits, table = entries
+    occurrences = np.bincount(keys[kept & (keys >= 0)], minlength=int(keys.max(initial=0)) + 1)
+    explained = np.zeros(len(offsets) - 1, np.float32)
+
+    def work(start: int, stop: int) -> None:
+        _explain(start, stop, offsets, positions, bits, table, keys, occurrences, explained)
+
+    in_ranges(work, len(explained), pointers=torch.from_numpy(offsets))
+    return explained
 
 
 def _shift(profile: NDArray[Any], base: NDArray[Any]) -> NDArray[np.float32]:
@@ -220,7 +262,6 @@ def _share_of_text(lens_top: NDArray[Any], occurrences: NDArray[np.int64]) -> ND
 
 _MEASURED = (
     "token_share",
-    "token_recall",
     "token_variety",
     "previous_share",
     "bigram_share",
@@ -241,7 +282,6 @@ def _measure(
     tokens: NDArray[np.int32],
     grouped: NDArray[np.int32],
     passage: NDArray[np.int32],
-    occurrences: NDArray[np.int64],
     lens_top: NDArray[np.int32],
     sample: int,
     out: NDArray[np.float32],
@@ -249,7 +289,7 @@ def _measure(
     """`_MEASURED` of a range of features, from evenly spaced firings."""
     keys, pairs, before = np.empty(sample, np.int64), np.empty(sample, np.int64), np.empty(sample, np.int64)
     weights = np.empty(sample, np.float64)
-    best, n_positions = np.empty(TOP, np.int64), passage.shape[0]
+    n_positions = passage.shape[0]
     for feature in range(start, stop):
         first, end = offsets[feature], offsets[feature + 1]
         n = min(sample, end - first)
@@ -280,26 +320,53 @@ def _measure(
             width += value * _width(entry, first, end, positions, passage)
         if total <= 0:
             continue
-        share, variety = _commonest(keys, weights, n, total, best)
-        recall, on_best = 0.0, 0.0
-        for j in range(TOP):
-            if best[j] >= 0:
-                fired, weight = 0, 0.0
-                for i in range(n):
-                    if keys[i] == best[j]:
-                        fired += 1
-                        weight += weights[i]
-                # The sample's firings stand for all of them.
-                recall += weight * min(1.0, fired * ((end - first) / n) / max(occurrences[best[j]], 1))
-                on_best += weight
+        share, variety = _commonest(keys, weights, n, total)
         out[feature, 0] = share
-        out[feature, 1] = recall / on_best
-        out[feature, 2] = variety
-        out[feature, 3] = _commonest(before, weights, n, total, best)[0]
-        out[feature, 4] = _commonest(pairs, weights, n, total, best)[0]
-        out[feature, 5] = output / total
-        out[feature, 6] = company / total
-        out[feature, 7] = width / total
+        out[feature, 1] = variety
+        out[feature, 2] = _commonest(before, weights, n, total)[0]
+        out[feature, 3] = _commonest(pairs, weights, n, total)[0]
+        out[feature, 4] = output / total
+        out[feature, 5] = company / total
+        out[feature, 6] = width / total
+
+
+@compiled
+def _explain(
+    start: int,
+    stop: int,
+    offsets: NDArray[np.int64],
+    positions: NDArray[np.uint32],
+    bits: NDArray[np.uint16],
+    table: NDArray[np.float32],
+    keys: NDArray[np.int32],
+    occurrences: NDArray[np.int64],
+    out: NDArray[np.float32],
+) -> None:
+    """The share of each feature's activation at positions at half or more of whose key's other occurrences it fires."""
+    times = np.zeros(occurrences.shape[0], np.int32)
+    for feature in range(start, stop):
+        first, n = offsets[feature], offsets[feature + 1] - offsets[feature]
+        looked = min(n, COUNTED)
+        for i in range(looked):
+            key = keys[positions[first + i * n // looked]]
+            if key >= 0:
+                times[key] += 1
+        total, explained = 0.0, 0.0
+        for i in range(looked):
+            entry = first + i * n // looked
+            key, value = keys[positions[entry]], table[bits[entry]]
+            total += value
+            if key >= 0 and occurrences[key] >= FEWEST_OCCURRENCES:
+                # What was looked at stands for all firings.
+                fired = times[key] * (n / looked)
+                if fired - 1 >= FIRES_MOSTLY * (occurrences[key] - 1):
+                    explained += value
+        for i in range(looked):
+            key = keys[positions[first + i * n // looked]]
+            if key >= 0:
+                times[key] = 0
+        if total > 0:
+            out[feature] = explained / total
 
 
 @compiled
@@ -335,13 +402,10 @@ def _width(entry: int, first: int, end: int, positions: NDArray[np.uint32], pass
 
 
 @compiled
-def _commonest(
-    keys: NDArray[np.int64], weights: NDArray[np.float64], n: int, total: float, best: NDArray[np.int64]
-) -> tuple[float, float]:
-    """The share of the weight on the `TOP` heaviest keys, which go into `best` (-1 where there are fewer), and exp(entropy)."""
+def _commonest(keys: NDArray[np.int64], weights: NDArray[np.float64], n: int, total: float) -> tuple[float, float]:
+    """The share of the weight on the `TOP` heaviest keys, and exp(entropy)."""
     order = np.argsort(keys[:n], kind="mergesort")
     heaviest = np.zeros(TOP, np.float64)
-    best[:] = _NONE
     entropy, i = 0.0, 0
     while i < n:
         key, weight = keys[order[i]], 0.0
@@ -353,7 +417,7 @@ def _commonest(
         for j in range(TOP):
             if weight > heaviest[j]:
                 for k in range(TOP - 1, j, -1):
-                    heaviest[k], best[k] = heaviest[k - 1], best[k - 1]
-                heaviest[j], best[j] = weight, key
+                    heaviest[k] = heaviest[k - 1]
+                heaviest[j] = weight
                 break
     return heaviest.sum() / total, np.exp(entropy)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -243,7 +244,7 @@ class FeatureIndex:
 
         return TokenText(self.tokenizer)
 
-    def pieces(self, tokens: list[int]) -> list[str]:
+    def pieces(self, tokens: Sequence[int]) -> list[str]:
         """The text of each token of a sequence; joined, they are the tokenizer's own decoding."""
         return self.token_text.pieces(tokens)
 
