@@ -254,7 +254,7 @@ def coactive_range(
         first = offsets[feature]
         n = offsets[feature + 1] - first
         looked = min(n, most)
-        n_entries = 0
+        n_entries = np.int64(0)
         for j in range(looked):
             position = positions[first + (j if looked == n else j * n // looked)]
             begin, end = np.int64(token_offsets[position]), np.int64(token_offsets[position + 1])
