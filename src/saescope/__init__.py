@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from saescope.coders import splice as splice
     from saescope.errors import SaescopeError as SaescopeError
     from saescope.evaluation import evaluate as evaluate
+    from saescope.features import FeatureIndex as FeatureIndex
+    from saescope.features import build_index as build_index
     from saescope.features import top_contexts as top_contexts
     from saescope.lm import Edit as Edit
     from saescope.lm import LanguageModel as LanguageModel
@@ -52,6 +54,7 @@ _HOME = {
     "CoderConfig": "training",
     "Corpus": "text",
     "Edit": "lm",
+    "FeatureIndex": "features",
     "KeptRule": "activations",
     "LanguageModel": "lm",
     "ModelStream": "activations",
@@ -61,6 +64,7 @@ _HOME = {
     "Store": "activations",
     "StoreStream": "activations",
     "TrainConfig": "training",
+    "build_index": "features",
     "evaluate": "evaluation",
     "export": "coders",
     "harvest": "activations",

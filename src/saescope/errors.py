@@ -46,6 +46,10 @@ class CoderError(SaescopeError):
     """A sparse coder's files or shapes are wrong for what was asked."""
 
 
+class FeatureIndexError(SaescopeError):
+    """A feature index is missing, incomplete, damaged or of another coder."""
+
+
 class ForeignCoderWarning(UserWarning):
     """Something that a coder's files, written by another tool, leave unsaid, and what was assumed."""
 
@@ -56,6 +60,14 @@ class TrainingError(SaescopeError):
 
 class OccupiedError(SaescopeError):
     """The output folder holds something else that would be lost."""
+
+
+class WorkspaceError(SaescopeError):
+    """A folder cannot be served: it has no index, or what people wrote in it cannot be read."""
+
+
+class RevisionConflict(WorkspaceError):  # noqa: N818 - reads as the event it is
+    """Someone else changed a text first; what was sent is kept in its history."""
 
 
 def nearest(name: str, candidates: Iterable[str], n: int = 3) -> str:

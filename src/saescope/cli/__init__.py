@@ -32,9 +32,39 @@ def _options(
 
 
 def _register() -> None:
-    from saescope.cli import bench, cache, convert, demo, doctor, evaluate, fetch, harvest, sweep, synthetic, train
+    from saescope.cli import (
+        bench,
+        cache,
+        convert,
+        demo,
+        doctor,
+        evaluate,
+        export_features,
+        fetch,
+        harvest,
+        index,
+        serve,
+        sweep,
+        synthetic,
+        train,
+    )
 
-    for commands in (demo, fetch, cache, harvest, train, evaluate, sweep, synthetic, convert, doctor, bench):
+    for commands in (
+        demo,
+        fetch,
+        cache,
+        harvest,
+        train,
+        evaluate,
+        index,
+        serve,
+        export_features,
+        sweep,
+        synthetic,
+        convert,
+        doctor,
+        bench,
+    ):
         commands.register(app)
 
 

@@ -36,8 +36,9 @@ def top_contexts(
     found = FeatureContexts(coder.d_sae, n, window)
     done = 0
     for shard in store.shards():
-        for x, passages, kept in _pieces(coder, shard, store.kept_rule.special_ids):
-            found.update(coder.encode(x), passages, kept)
+        for x, passages, kept in pieces(coder, shard, store.kept_rule.special_ids):
+            if x.shape[0]:
+                found.update(coder.encode(x), passages, kept)
             done += x.shape[0]
             if progress is not None:
                 progress(done, store.n_rows)
@@ -55,21 +56,20 @@ def check_store(coder: SparseCoder, store: Store) -> None:
             )
 
 
-def _pieces(
-    coder: SparseCoder, shard: Shard, special_ids: frozenset[int]
+def pieces(
+    coder: SparseCoder, shard: Shard, special_ids: frozenset[int], start: int = 0, end: int | None = None
 ) -> Iterator[tuple[Float[Tensor, "rows d_in"], Passages, Bool[Tensor, "batch seq"]]]:
-    """A shard's rows in groups of whole sequences."""
-    if shard.n_rows == 0:
+    """The rows of a shard's sequences `start:end` in groups of whole sequences, those without a row among them."""
+    if not len(shard.sequence_ids):
         return
     local = shard.sequence.long() - int(shard.sequence_ids[0])
     n_sequences, context = shard.sequences.shape
     step = max(1, _ROWS // context)
-    for first in range(0, n_sequences, step):
-        last = min(first + step, n_sequences)
+    end = n_sequences if end is None else min(end, n_sequences)
+    for first in range(start, end, step):
+        last = min(first + step, end)
         bounds = torch.searchsorted(local, torch.tensor([first, last]))
         rows = slice(int(bounds[0]), int(bounds[1]))
-        if rows.start == rows.stop:
-            continue
         place = (local[rows] - first, shard.position[rows].long())
         tokens = shard.sequences[first:last].long()
         document = torch.full_like(tokens, -1)

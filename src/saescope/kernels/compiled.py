@@ -6,38 +6,22 @@ numbers read as integers of the same bits: positive ones order as their numbers 
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any
 
-import numba
 import numpy as np
 from numpy.typing import NDArray
+
+from saescope.kernels.compiling import compiled
 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float32]
 Keys = NDArray[Any]
 
-Function = TypeVar("Function", bound=Callable[..., Any])
-
 # How many keys are tested at once before any of them is looked at by itself.
 _BLOCK = 32
 
 
-def _compiled(function: Function) -> Function:
-    # Sums may be reordered (that is what makes them vector code); infinities and NaN keep their meaning.
-    options: dict[str, Any] = {
-        "nogil": True,
-        "error_model": "numpy",
-        "fastmath": {"reassoc", "contract", "nsz", "arcp"},
-    }
-    try:
-        compiled: Function = numba.njit(cache=True, **options)(function)
-    except RuntimeError:  # neither the package's folder nor the user's cache can be written: compiled anew each time
-        compiled = numba.njit(**options)(function)
-    return compiled
-
-
-@_compiled
+@compiled
 def sampled_rows(
     start: int, stop: int, pointers: Ints, indices: Ints, left: Floats, right: Floats, out: Floats
 ) -> None:
@@ -53,7 +37,7 @@ def sampled_rows(
             out[entry] = total
 
 
-@_compiled
+@compiled
 def reconstructed_rows(
     start: int,
     stop: int,
@@ -115,7 +99,7 @@ def reconstructed_rows(
                 slopes[j] = slope
 
 
-@_compiled
+@compiled
 def summed_rows(
     start: int, stop: int, pointers: Ints, members: Ints, rows: Ints, weights: Floats, table: Floats, out: Floats
 ) -> None:
@@ -141,7 +125,7 @@ def summed_rows(
             j += 1
 
 
-@_compiled
+@compiled
 def keys_above(start: int, stop: int, keys: Keys, floor: int, counts: Ints, index: NDArray[np.int32], key: Keys) -> int:
     """Where keys [rows, n] exceed `floor`, row by row: their places and themselves, and how many each row has.
 
@@ -160,7 +144,7 @@ def keys_above(start: int, stop: int, keys: Keys, floor: int, counts: Ints, inde
     return found
 
 
-@_compiled
+@compiled
 def _places_above(own: Keys, floor: int, places: NDArray[np.int32]) -> int:
     """Where a row's keys exceed `floor`, ascending, into `places`, which has room for all of them. Returns how many."""
     n, found = own.shape[0], 0
@@ -180,7 +164,7 @@ def _places_above(own: Keys, floor: int, places: NDArray[np.int32]) -> int:
     return found
 
 
-@_compiled
+@compiled
 def largest_of_rows(start: int, stop: int, keys: Keys, k: int, counts: Ints, index: NDArray[np.int32]) -> None:
     """The k largest positive keys of each row, places ascending, into index[row, :counts[row]]. Meant for k well below n.
 
@@ -219,7 +203,7 @@ def largest_of_rows(start: int, stop: int, keys: Keys, k: int, counts: Ints, ind
         counts[row] = taken
 
 
-@_compiled
+@compiled
 def _kth_largest(values: Keys, n: int, k: int) -> Any:
     """The k-th largest of the first n values, which are reordered (Hoare's selection)."""
     low, high, place = 0, n - 1, k - 1
@@ -244,7 +228,7 @@ def _kth_largest(values: Keys, n: int, k: int) -> Any:
     return values[place]
 
 
-@_compiled
+@compiled
 def keep_largest(
     counts: Ints, index: NDArray[np.int32], key: Keys, cut: int, ties: int, pointers: Ints, out: Ints
 ) -> None:
@@ -263,7 +247,7 @@ def keep_largest(
         pointers[row + 1] = taken
 
 
-@_compiled
+@compiled
 def gradient_along(start: int, stop: int, weight: Floats, grad: Floats, on_sphere: bool, along: Floats) -> Any:
     """along[row] = grad · weight where rows are unit vectors, else 0. Returns the squared norm of what is across."""
     total: Any = 0.0
@@ -280,7 +264,7 @@ def gradient_along(start: int, stop: int, weight: Floats, grad: Floats, on_spher
     return total
 
 
-@_compiled
+@compiled
 def adam_rows(
     start: int,
     stop: int,
