@@ -172,9 +172,10 @@ export function TokenStrip({ tokens, max, peak = -1, selected = -1, onPick, labe
       if (blank) classes.push("blank");
       const lines = breaks(token.t);
       if (lines) classes.push(lines > 1 ? "breaks" : "break");
-      // A token stays whole where it may: a line breaks before its leading space, not after.
-      if (!lines && token.t.length < 24) classes.push("whole");
-      return html`${token.t.startsWith(" ") && html`<wbr />`}<span
+      // What is coloured stays whole where it may: a line breaks before its leading space, not after.
+      const whole = (token.v > 0 || i === peak || i === selected) && !lines && token.t.length < 24;
+      if (whole) classes.push("whole");
+      return html`${whole && token.t.startsWith(" ") && html`<wbr />`}<span
         class=${classes.join(" ")}
         data-i=${i}
         tabindex=${i === home ? 0 : -1}
