@@ -42,12 +42,27 @@ def _register() -> None:
         fetch,
         harvest,
         index,
+        label,
         sweep,
         synthetic,
         train,
     )
 
-    for commands in (demo, fetch, cache, harvest, train, evaluate, index, sweep, synthetic, convert, doctor, bench):
+    for commands in (
+        demo,
+        fetch,
+        cache,
+        harvest,
+        train,
+        evaluate,
+        index,
+        label,
+        sweep,
+        synthetic,
+        convert,
+        doctor,
+        bench,
+    ):
         commands.register(app)
 
 
