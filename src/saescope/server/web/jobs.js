@@ -1,7 +1,7 @@
 // Long work on the server: its progress in the header, asked for only while something runs.
 import { effect, html, signal } from "./html.js";
-import { coderPath, get, post } from "./api.js";
-import { loadWorkspace, say, workspace } from "./state.js";
+import { coderPath, get, post, returns } from "./api.js";
+import { say, workspace } from "./state.js";
 
 export const jobs = signal([]);
 let timer = 0;
@@ -26,14 +26,20 @@ async function poll() {
   try {
     const answer = await get("jobs");
     jobs.value = Array.isArray(answer) ? answer : answer.jobs;
-  } catch {
-    return; // The banner tells that the server has gone; its return loads the workspace, jobs with it.
+  } catch (error) {
+    // That the server has gone the banner tells; its return loads the workspace, jobs with it.
+    if (error.status) watch();
+    return;
   }
   const ended = jobs.value.filter((job) => job.state !== "running" && before.some((old) => old.id === job.id && old.state === "running"));
-  for (const job of ended) say(`${job.kind} ${job.state}${job.message ? `: ${job.message}` : ""}`);
-  if (ended.length) loadWorkspace();
+  for (const job of ended) say(`${title(job)} ${job.state}${job.message ? `: ${job.message}` : ""}`);
+  // What is shown may have new labels now: it loads again, the workspace first.
+  if (ended.length) returns.value += 1;
   else watch();
 }
+
+const VERBS = { contrastive: "Labelling", llm: "Labelling", label: "Labelling", index: "Indexing" };
+const title = (job) => `${VERBS[job.kind] ?? job.kind} ${workspace.value?.coders.find((one) => one.id === job.coder)?.name ?? job.coder}`;
 
 export async function startLabelling(coder) {
   const job = await post(coderPath(coder, "label-job"), { kind: "contrastive" });
@@ -47,8 +53,8 @@ export function Jobs() {
   return html`<div class="jobs">
     ${shown.map(
       (job) => html`<p class=${`job ${job.state}`} key=${job.id}>
-        <span>${job.kind} · ${job.coder}: ${job.state === "failed" ? job.message || "failed" : job.stage}</span>
-        ${job.state === "running" && html`<progress max=${job.total || undefined} value=${job.total ? job.done : undefined} aria-label=${`${job.kind} of ${job.coder}`}></progress>
+        <span>${title(job)}: ${job.state === "failed" ? job.message || "failed" : job.stage}</span>
+        ${job.state === "running" && html`<progress max=${job.total || undefined} value=${job.total ? job.done : undefined} aria-label=${title(job)}></progress>
           <span class="number">${job.total ? `${Math.floor((100 * job.done) / job.total)} %` : ""}</span>`}
       </p>`,
     )}

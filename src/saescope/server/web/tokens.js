@@ -168,14 +168,19 @@ export function TokenStrip({ tokens, max, peak = -1, selected = -1, onPick, labe
       if (i === peak) classes.push("peak");
       if (token.k === false) classes.push("left-out");
       if (i === selected) classes.push("chosen");
-      if (/^ +$/.test(token.t)) classes.push("blank");
+      const blank = /^ +$/.test(token.t);
+      if (blank) classes.push("blank");
       const lines = breaks(token.t);
       if (lines) classes.push(lines > 1 ? "breaks" : "break");
-      return html`<span
+      // What is coloured stays whole where it may: a line breaks before its leading space, not after.
+      const whole = (token.v > 0 || i === peak || i === selected) && !lines && token.t.length < 24;
+      if (whole) classes.push("whole");
+      return html`${whole && token.t.startsWith(" ") && html`<wbr />`}<span
         class=${classes.join(" ")}
         data-i=${i}
         tabindex=${i === home ? 0 : -1}
         role=${onPick ? "option" : undefined}
+        aria-label=${onPick && blank ? "space" : undefined}
         aria-selected=${onPick ? (i === selected ? "true" : "false") : undefined}
         ><${Text} text=${token.t} /></span
       >`;
