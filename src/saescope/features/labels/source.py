@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
+
+
+class ArraysByName(Protocol):
+    def __getitem__(self, name: str) -> NDArray[Any]: ...
 
 
 class LabelSource(Protocol):
@@ -17,7 +21,7 @@ class LabelSource(Protocol):
     """
 
     @property
-    def arrays(self) -> Mapping[str, NDArray[Any]]: ...
+    def arrays(self) -> ArraysByName: ...
 
     @property
     def documents(self) -> Sequence[Any]: ...
@@ -30,7 +34,7 @@ class LabelSource(Protocol):
 
     def has(self, name: str) -> bool: ...
 
-    def pieces(self, tokens: Sequence[int]) -> list[str]: ...
+    def pieces(self, tokens: list[int]) -> list[str]: ...
 
 
 def live_features(source: LabelSource) -> NDArray[np.int64]:
