@@ -45,7 +45,7 @@ def test_words_that_begin_alike_are_reached(search: MeaningSearch) -> None:
 
 
 def test_words_of_the_same_passages_are_near(search: MeaningSearch) -> None:
-    """The word "verdict" stands in texts about the law alone: no feature is labelled with it, but one with its company is found."""
+    """No feature is labelled with "verdict", which stands in texts about the law alone, but one with its company is found."""
     near = {search.terms[term] for term, _ in search._near(search.terms.index("verdict"))}
     assert near & {"court", "judge", "appeal"}
     assert not near & {"harbour", "sailor", "tide", "anchor"}

@@ -38,8 +38,8 @@ _LEAST_COUNT = 3
 _STRONGEST = 16
 _BEGINS_ALIKE = 4
 _MOST_ALIKE = 12
-# Shares of an exact match: of a word that begins alike, of one of nearby meaning; and what passages alone are worth.
-_ALIKE, _NEAR, _PASSAGES = 0.5, 0.25, 1.5
+# Shares of an exact match: of a word that begins alike, of all of nearby meaning; and what passages alone are worth.
+_ALIKE, _NEAR, _PASSAGES = 0.5, 0.6, 1.5
 _NEAREST, _LEAST_COSINE = 6, 0.5
 _WORD = re.compile(r"[^\W_]+")
 # What frames the words of a label.
@@ -124,8 +124,10 @@ class MeaningSearch:
             for term in self._alike(word):
                 reached.setdefault(term, _ALIKE)
             if own is not None:
+                # All of them together weigh less than the word itself, whatever their own rarity.
                 for term, cosine in self._near(own):
-                    reached.setdefault(term, _NEAR * cosine)
+                    rarer = min(1.0, float(self.idf[own] / self.idf[term]))
+                    reached.setdefault(term, _NEAR * cosine / _NEAREST * rarer)
             for term, share in reached.items():
                 wanted[term] = max(wanted.get(term, 0.0), share)
         return wanted
@@ -153,7 +155,8 @@ class MeaningSearch:
             return []
         cosine = self.vectors @ self.vectors[term]
         best = np.argpartition(-cosine, min(_NEAREST, cosine.size - 1))[: _NEAREST + 1]
-        return [(int(other), float(cosine[other])) for other in best if other != term and cosine[other] > _LEAST_COSINE]
+        close = [other for other in best[np.argsort(-cosine[best])] if other != term and cosine[other] > _LEAST_COSINE]
+        return [(int(other), float(cosine[other])) for other in close[:_NEAREST]]
 
     def save(self, path: Path) -> Path:
         """One file, there whole or not at all."""
