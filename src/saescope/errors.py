@@ -62,6 +62,14 @@ class OccupiedError(SaescopeError):
     """The output folder holds something else that would be lost."""
 
 
+class WorkspaceError(SaescopeError):
+    """A folder cannot be served: it has no index, or what people wrote in it cannot be read."""
+
+
+class RevisionConflict(WorkspaceError):  # noqa: N818 - reads as the event it is
+    """Someone else changed a text first; what was sent is kept in its history."""
+
+
 def nearest(name: str, candidates: Iterable[str], n: int = 3) -> str:
     """A trailing hint naming the closest of `candidates`, e.g. `"; nearest: resid_post.14, resid_pre.14"`.
 

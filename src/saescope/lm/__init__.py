@@ -8,6 +8,7 @@ from saescope.lm.edits import Change, Edit, Positions, Run
 from saescope.lm.foreign_names import point_of_hook_name, sae_lens_hook_name
 from saescope.lm.generation import Generation
 from saescope.lm.model import LanguageModel
+from saescope.lm.output_lens import OutputLens
 from saescope.lm.point_patterns import Expression, PointNames, condensed
 from saescope.lm.points import Point, common_layer
 
@@ -17,6 +18,7 @@ __all__ = [
     "Expression",
     "Generation",
     "LanguageModel",
+    "OutputLens",
     "Point",
     "PointNames",
     "Positions",

@@ -17,19 +17,21 @@ class Positions:
     """Where the values given to an edit stand in their sequences.
 
     `index` counts from 0 at a sequence's first real token and counts on through generation, where each step brings
-    one new column; it is -1 on padding (and on rows that have ended). `real` is False there.
+    one new column; it is -1 on padding (and on rows that have ended). `real` is False there. `tokens` are the ids that the
+    model was given there; on padding they mean nothing.
     """
 
     index: Int[Tensor, "batch seq"]
     real: Bool[Tensor, "batch seq"]
+    tokens: Int[Tensor, "batch seq"]
 
     @classmethod
     def of(cls, tokens: Int[Tensor, "batch seq"], mask: Bool[Tensor, "batch seq"] | None) -> Positions:
         """Positions of a whole batch; `mask` is None where nothing is padding."""
         if mask is None:
             index = torch.arange(tokens.shape[1], device=tokens.device).expand(tokens.shape)
-            return cls(index, torch.ones_like(index, dtype=torch.bool))
-        return cls((mask.long().cumsum(-1) - 1).masked_fill(~mask, -1), mask)
+            return cls(index, torch.ones_like(index, dtype=torch.bool), tokens)
+        return cls((mask.long().cumsum(-1) - 1).masked_fill(~mask, -1), mask, tokens)
 
 
 Change = Callable[[Float[Tensor, "batch seq d"], Positions], Float[Tensor, "batch seq d"]]

@@ -30,12 +30,12 @@ class Sampler:
     whose probability reaches `top_p`.
 
     Row r draws from its own generator, seeded with `seed + r`, so that what a row says does not depend on how many
-    rows are beside it.
+    rows are beside it. Several seeds are one a row: rows of the same seed draw the same random numbers.
     """
 
     temperature: float = 0.0
     top_p: float = 1.0
-    seed: int = 0
+    seed: int | Sequence[int] = 0
 
     def __post_init__(self) -> None:
         if self.temperature < 0:
@@ -44,7 +44,10 @@ class Sampler:
             raise UsageError(f"top_p {self.top_p} is not in (0, 1]; use 1 for no limit")
 
     def generators(self, rows: int) -> list[torch.Generator]:
-        return [torch.Generator().manual_seed(self.seed + row) for row in range(rows)]
+        seeds = [self.seed + row for row in range(rows)] if isinstance(self.seed, int) else list(self.seed)
+        if len(seeds) != rows:
+            raise UsageError(f"{len(seeds)} seeds were given for {rows} prompts; give one seed, or one for each")
+        return [torch.Generator().manual_seed(seed) for seed in seeds]
 
     def next(self, logits: Float[Tensor, "batch vocab"], generators: list[torch.Generator]) -> Int[Tensor, " batch"]:
         if self.temperature == 0:
@@ -71,43 +74,67 @@ def left_padded(
     return tokens, None if bool(mask.all()) else mask
 
 
-def continue_rows(
-    hf_model: Any,
-    accepts: frozenset[str],
-    hooks: RunHooks,
-    rows: Sequence[Sequence[int]],
-    *,
-    max_new_tokens: int,
-    sampler: Sampler,
-    stop_ids: frozenset[int],
-    device: torch.device,
-) -> list[list[int]]:
-    """The new tokens of each row. `accepts` names the keyword arguments the model's forward takes.
+class Continuation:
+    """Rows of tokens that grow by one token a step, under a KV cache.
 
-    A model that keeps no KV cache is given its whole sequence at every step.
+    `accepts` names the keyword arguments the model's forward takes. A model that keeps no KV cache is given its whole
+    sequence at every step. The caller installs `hooks` for each step, and keeps others off the model as long.
     """
-    tokens, mask = left_padded(rows, device)
-    generators = sampler.generators(len(rows))
-    stops = torch.tensor(sorted(stop_ids), device=device)
-    running = torch.ones(len(rows), dtype=torch.bool, device=device)
-    new: list[list[int]] = [[] for _ in rows]
-    step, cache = tokens, None
-    for done in range(max_new_tokens):
-        positions = _positions(tokens, mask, step.shape[1], running)
+
+    def __init__(
+        self,
+        hf_model: Any,
+        accepts: frozenset[str],
+        hooks: RunHooks,
+        rows: Sequence[Sequence[int]],
+        *,
+        sampler: Sampler,
+        stop_ids: frozenset[int],
+        device: torch.device,
+    ) -> None:
+        self._hf_model, self._accepts, self._hooks, self._sampler = hf_model, accepts, hooks, sampler
+        self._tokens, self._mask = left_padded(rows, device)
+        self._generators = sampler.generators(len(rows))
+        self._stops = torch.tensor(sorted(stop_ids), device=device)
+        self._running = torch.ones(len(rows), dtype=torch.bool, device=device)
+        self._step, self._cache = self._tokens, None
+        self._first = True
+
+    @property
+    def ended(self) -> bool:
+        """Whether every row has said its end-of-sequence token."""
+        return not bool(self._running.any())
+
+    def step(self) -> list[int | None]:
+        """One forward pass: each row's next token, None for rows that have ended."""
+        positions = _positions(self._tokens, self._mask, self._step.shape[1], self._running)
+        hooks = self._hooks
         hooks.positions, hooks.padded = positions, not bool(positions.real.all())
-        output = hf_model(input_ids=step, **_arguments(accepts - hooks.incompatible, mask, positions, cache))
-        if done == 0:
+        arguments = _arguments(self._accepts - hooks.incompatible, self._mask, positions, self._cache)
+        output = self._hf_model(input_ids=self._step, **arguments)
+        if self._first:
             hooks.check_all_fired()
-        cache = getattr(output, "past_key_values", None)
-        chosen = sampler.next(output.logits[:, -1], generators)
-        for row in running.nonzero().flatten().tolist():
-            new[row].append(int(chosen[row]))
-        running = running & ~torch.isin(chosen, stops)
-        if not bool(running.any()):
+            self._first = False
+        self._cache = getattr(output, "past_key_values", None)
+        chosen = self._sampler.next(output.logits[:, -1], self._generators)
+        said = [int(token) if runs else None for token, runs in zip(chosen, self._running.tolist(), strict=True)]
+        self._running = self._running & ~torch.isin(chosen, self._stops)
+        self._tokens = torch.cat([self._tokens, chosen.unsqueeze(1)], dim=1)
+        if self._mask is not None:
+            self._mask = torch.cat([self._mask, self._mask.new_ones(len(said), 1)], dim=1)
+        self._step = self._tokens if self._cache is None else self._tokens[:, -1:]
+        return said
+
+
+def continue_rows(continuation: Continuation, n_rows: int, max_new_tokens: int) -> list[list[int]]:
+    """The new tokens of each row, to its end or `max_new_tokens`."""
+    new: list[list[int]] = [[] for _ in range(n_rows)]
+    for _ in range(max_new_tokens):
+        for row, token in zip(new, continuation.step(), strict=True):
+            if token is not None:
+                row.append(token)
+        if continuation.ended:
             break
-        tokens = torch.cat([tokens, chosen.unsqueeze(1)], dim=1)
-        mask = None if mask is None else torch.cat([mask, mask.new_ones(len(rows), 1)], dim=1)
-        step = tokens if cache is None else tokens[:, -1:]
     return new
 
 
@@ -120,7 +147,7 @@ def _positions(
     """Positions of the last `n_last` columns; rows that have ended count as padding."""
     whole = Positions.of(tokens, mask)
     real = whole.real[:, -n_last:] & running.unsqueeze(1)
-    return Positions(whole.index[:, -n_last:].masked_fill(~real, -1), real)
+    return Positions(whole.index[:, -n_last:].masked_fill(~real, -1), real, tokens[:, -n_last:])
 
 
 def _arguments(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import cached_property
 from typing import Any, cast
@@ -19,13 +19,15 @@ from transformers import PreTrainedTokenizerBase
 from saescope.errors import ModelError, UsageError
 from saescope.lm.devices import resolve_device, resolve_dtype
 from saescope.lm.edits import Edit, Positions, Run, padding_mask
-from saescope.lm.generation import Generation, Sampler, continue_rows, rows_of
+from saescope.lm.generation import Continuation, Generation, Sampler, continue_rows, rows_of
 from saescope.lm.hooks import EverythingSeen, RunHooks, differentiable_from
 from saescope.lm.identity import tokenizer_fingerprint, weights_fingerprint
+from saescope.lm.output_lens import OutputLens, output_lens, refusal
 from saescope.lm.point_patterns import PointNames
 from saescope.lm.points import ATTENTION_MAPS, Point, PointTable
 from saescope.lm.resuming import check_reachable, skipping, tuple_length_of
 from saescope.lm.sources import load_engine, wrap
+from saescope.lm.streaming import stream_rows
 
 Start = tuple[str, Float[Tensor, "batch seq d"]]
 
@@ -132,6 +134,15 @@ class LanguageModel:
             self._widths[parsed] = known
         return self._widths[parsed]
 
+    @cached_property
+    def output_lens(self) -> OutputLens:
+        """The linear map from directions of the residual stream to output logits. ModelError where there is none."""
+        return output_lens(self._engine, len(self.tokenizer), self.name)
+
+    def lens_refusal(self, point: str) -> str | None:
+        """Why directions at `point` have no output logits of their own, in one line; None where they have."""
+        return refusal(self._engine, self.check_point(point).name)
+
     def run(
         self,
         tokens: Int[Tensor, "batch seq"],
@@ -174,34 +185,59 @@ class LanguageModel:
         max_new_tokens: int = 32,
         temperature: float = 0.0,
         top_p: float = 1.0,
-        seed: int = 0,
+        seed: int | Sequence[int] = 0,
         attention_mask: Int[Tensor, "batch seq"] | None = None,
     ) -> Generation:
         """Continue each prompt until its end-of-sequence token or `max_new_tokens`.
 
         Prompts given as text are tokenized as the tokenizer does by itself, with no chat template. Edits see every
-        prompt position once and each new position as it comes. Row r samples with `seed + r`.
+        prompt position once and each new position as it comes. Row r samples with `seed + r`, or with its own seed where
+        several are given.
         """
-        sampler = Sampler(temperature, top_p, seed)
-        if max_new_tokens < 0:
-            raise UsageError(f"max_new_tokens {max_new_tokens} is negative; use 0 or more")
+        self._check_length(max_new_tokens)
         rows = self._prompt_rows(prompts, attention_mask)
-        with self._exclusive(), self._errors_in_one_line(max(map(len, rows)) + max_new_tokens), torch.no_grad():
-            hooks = RunHooks(self._points, (), edits, grad=False, stop=False)
-            with HookManager() as manager:
-                hooks.install(manager)
-                new = continue_rows(
-                    self.hf_model,
-                    self._accepts,
-                    hooks,
-                    rows,
-                    max_new_tokens=max_new_tokens,
-                    sampler=sampler,
-                    stop_ids=self._stop_ids,
-                    device=self.device,
-                )
+        hooks, continuation = self._continuation(rows, edits, Sampler(temperature, top_p, seed))
+        with self._held(max(map(len, rows)) + max_new_tokens), HookManager() as manager, torch.no_grad():
+            hooks.install(manager)
+            new = continue_rows(continuation, len(rows), max_new_tokens)
         texts = [str(self.tokenizer.decode(row, skip_special_tokens=True)) for row in new]
         return Generation(new, texts)
+
+    def stream(
+        self,
+        prompts: Sequence[str] | Int[Tensor, "batch seq"],
+        *,
+        edits: Sequence[Edit] = (),
+        max_new_tokens: int = 32,
+        temperature: float = 0.0,
+        top_p: float = 1.0,
+        seed: int | Sequence[int] = 0,
+        attention_mask: Int[Tensor, "batch seq"] | None = None,
+    ) -> Generator[list[int | None], None, None]:
+        """`generate`, one step at a time: each prompt's next token, None for those that have ended.
+
+        Arguments are checked at once, the model runs as the iterator is asked. It is held for each step only, so that
+        streams of several threads take turns, and other runs come in between. Closing the iterator ends the generation.
+        """
+        self._check_length(max_new_tokens)
+        rows = self._prompt_rows(prompts, attention_mask)
+        hooks, continuation = self._continuation(rows, edits, Sampler(temperature, top_p, seed))
+        n_tokens = max(map(len, rows)) + max_new_tokens
+        return stream_rows(continuation, hooks, max_new_tokens, lambda: self._held(n_tokens))
+
+    def _continuation(
+        self, rows: Sequence[Sequence[int]], edits: Sequence[Edit], sampler: Sampler
+    ) -> tuple[RunHooks, Continuation]:
+        hooks = RunHooks(self._points, (), edits, grad=False, stop=False)
+        continuation = Continuation(
+            self.hf_model, self._accepts, hooks, rows, sampler=sampler, stop_ids=self._stop_ids, device=self.device
+        )
+        return hooks, continuation
+
+    @staticmethod
+    def _check_length(max_new_tokens: int) -> None:
+        if max_new_tokens < 0:
+            raise UsageError(f"max_new_tokens {max_new_tokens} is negative; use 0 or more")
 
     def _run(
         self,
@@ -331,6 +367,11 @@ class LanguageModel:
                 raise UsageError(f"prompt {prompt!r} has no tokens, so there is nothing to continue")
         return rows
 
+    @property
+    def stop_ids(self) -> frozenset[int]:
+        """The tokens that end a generation."""
+        return self._stop_ids
+
     @cached_property
     def _stop_ids(self) -> frozenset[int]:
         stated = [
@@ -351,6 +392,11 @@ class LanguageModel:
                 yield
             finally:
                 self._running_thread = None
+
+    @contextmanager
+    def _held(self, n_tokens: int) -> Iterator[None]:
+        with self._exclusive(), self._errors_in_one_line(n_tokens):
+            yield
 
     @contextmanager
     def _errors_in_one_line(self, n_tokens: int) -> Iterator[None]:

@@ -17,5 +17,9 @@ def visible(text: str) -> str:
 
 
 def _shape(character: str) -> str:
-    shapeless = unicodedata.category(character) in ("Cc", "Cs", "Zl", "Zp") or character in _DIRECTION_CONTROLS
-    return "\ufffd" if shapeless else character
+    return "\ufffd" if is_shapeless(character) else character
+
+
+def is_shapeless(character: str) -> bool:
+    """Whether a character shows nothing by itself, or reorders what is around it."""
+    return unicodedata.category(character) in ("Cc", "Cs", "Zl", "Zp") or character in _DIRECTION_CONTROLS

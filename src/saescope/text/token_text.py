@@ -26,6 +26,7 @@ class TokenText:
     def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
         self._backend = fast_backend(tokenizer)
         self._tokens: dict[int, str | bytes] = {}
+        self._whole: dict[int, str | None] = {}
         decoder = self._backend.decoder
         steps = _steps(json.loads(decoder.__getstate__()) if decoder is not None else None)
         self._leading_spaces_cut = 0
@@ -51,13 +52,31 @@ class TokenText:
 
     def _byte_level(self, ids: list[int]) -> list[str]:
         decoder = codecs.getincrementaldecoder("utf-8")("replace")
-        pieces = []
+        pieces: list[str] = []
+        known, inside = self._whole, False
         for token_id in ids:
+            if not inside:
+                # Nearly every token is whole characters, which are the same wherever it stands between characters.
+                whole = known[token_id] if token_id in known else self._whole_characters(token_id)
+                if whole is not None:
+                    pieces.append(whole)
+                    continue
             token = self._token(token_id)
             pieces.append(decoder.decode(token if isinstance(token, bytes) else token.encode()))
+            inside = bool(decoder.getstate()[0])
         if pieces:
             pieces[-1] += decoder.decode(b"", final=True)
         return pieces
+
+    def _whole_characters(self, token_id: int) -> str | None:
+        """The token's text where its bytes are whole characters, else None."""
+        token = self._token(token_id)
+        try:
+            whole = token.decode() if isinstance(token, bytes) else token
+        except UnicodeDecodeError:
+            whole = None
+        self._whole[token_id] = whole
+        return whole
 
     def _byte_fallback(self, ids: list[int]) -> list[str]:
         pieces: list[str] = []

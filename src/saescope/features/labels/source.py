@@ -9,7 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 
-class ArraysByName(Protocol):
+class NamedArrays(Protocol):
+    """Arrays by name."""
+
     def __getitem__(self, name: str) -> NDArray[Any]: ...
 
 
@@ -21,7 +23,7 @@ class LabelSource(Protocol):
     """
 
     @property
-    def arrays(self) -> ArraysByName: ...
+    def arrays(self) -> NamedArrays: ...
 
     @property
     def documents(self) -> Sequence[Any]: ...
@@ -34,7 +36,7 @@ class LabelSource(Protocol):
 
     def has(self, name: str) -> bool: ...
 
-    def pieces(self, tokens: list[int]) -> list[str]: ...
+    def pieces(self, tokens: Sequence[int]) -> list[str]: ...
 
 
 def live_features(source: LabelSource) -> NDArray[np.int64]:
