@@ -68,7 +68,12 @@ def measured(labels: tuple[Label, ...], density: np.ndarray) -> dict[str, Any]:
         for name in COLUMNS
     }
     thirds = np.array_split(np.argsort([density[label.feature] for label in scored], kind="stable"), 3)
-    groups = {"all": np.arange(len(scored)), "rarest third": thirds[0], "middle": thirds[1], "commonest third": thirds[2]}
+    groups = {
+        "all": np.arange(len(scored)),
+        "rarest third": thirds[0],
+        "middle": thirds[1],
+        "commonest third": thirds[2],
+    }
     found: dict[str, Any] = {"labels": len(labels), "scored": len(scored), "groups": {}}
     for group, rows in groups.items():
         found["groups"][group] = {name: mean_of(own[rows]) for name, own in values.items()}
@@ -102,7 +107,7 @@ def show(found: dict[str, Any]) -> None:
         table.add_column(heading, no_wrap=True)
     for group, row in found["groups"].items():
         table.add_row(group, *(cell(row[name]) for name in (*COLUMNS, "gain")))
-    console = Console(highlight=False)
+    console = Console(highlight=False, width=120)
     console.print(table)
     console.print(
         f"{found['scored']} of {found['labels']} features scored; better than the commonest token: "
