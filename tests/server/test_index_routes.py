@@ -94,12 +94,13 @@ def test_hostile_text_of_the_corpus_is_text(client: TestClient, index: FeatureIn
     hostile = next(i for i, document in enumerate(index.documents) if "hostile" in document.title + document.source)
     where = np.flatnonzero((index.arrays["document"] == hostile) & (index.arrays["kept"] > 0))
     middle = int(where[len(where) // 2])
-    texts = []
-    for position in where[:: max(1, len(where) // 12)]:
+    joined = ""
+    # One context of each sequence that the document is cut into.
+    _, first = np.unique(index.arrays["sequence"][where], return_index=True)
+    for position in where[first].tolist():
         context = asked(client, f"{CODER}/features/3/context?position={position}&before=256&after=256", answers.Context)
-        texts += ["".join(token.t for token in context.tokens)]
+        joined += "".join(token.t for token in context.tokens)
         assert context.document.index == hostile
-    joined = "\n".join(texts)
     for expected in ("<script>alert('x')</script>", "naïve café", "日本語", "😀", "שלום"):
         assert expected in joined
     assert not any(character in joined for character in "\0\x07\u202e\u202c")
@@ -223,7 +224,7 @@ def test_docs_are_offline_and_complete(client: TestClient) -> None:
     assert {"/api/workspace", "/api/coders/{id}/steer", "/api/coders/{id}/features/{f}"} <= set(described["paths"])
     page = client.get("/api/docs").text
     assert all(path in page for path in described["paths"])
-    assert "http" not in page.replace("http://", "", 0) or "//" not in page
+    assert "http" not in page
     feature = described["components"]["schemas"]["Feature"]["properties"]
     assert {"groups", "label_revision", "note"} <= set(feature)
 
