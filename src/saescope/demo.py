@@ -1,4 +1,4 @@
-"""The whole way on a real model and real text: fetch, harvest, train, evaluate, report."""
+"""The whole way on a real model and real text: fetch, harvest, train, evaluate, report, index, label."""
 
 from __future__ import annotations
 
@@ -12,6 +12,8 @@ from saescope import activations, assets
 from saescope.activations import StoreStream
 from saescope.errors import UsageError
 from saescope.evaluation import Evaluation, Subject, contexts_from_store, evaluate
+from saescope.features import StoreSource, build_index
+from saescope.features.labels import contrastive_labels, read_labels, write_labels
 from saescope.lm import LanguageModel
 from saescope.reports import METRICS_FILE, write_report
 from saescope.text import Corpus, SequenceOptions
@@ -46,6 +48,8 @@ class Audience(Protocol):
 
     def evaluation(self) -> Callable[[str, int, int], None]: ...
 
+    def indexing(self) -> Callable[[str, int, int], None]: ...
+
 
 @dataclass(frozen=True)
 class DemoResult:
@@ -55,6 +59,7 @@ class DemoResult:
     coders: dict[str, Path]
     report: Path
     metrics: Path
+    indexes: dict[str, Path]
     evaluations: list[Evaluation]
     seconds: dict[str, float]
 
@@ -66,7 +71,7 @@ def run(options: DemoOptions, audience: Audience) -> DemoResult:
     out, seconds = options.out, {}
 
     def timed(title: str, number: int) -> Callable[[], None]:
-        audience.stage(number, 4, title)
+        audience.stage(number, 5, title)
         started = time.perf_counter()
 
         def done() -> None:
@@ -122,7 +127,29 @@ def run(options: DemoOptions, audience: Audience) -> DemoResult:
     evaluations = contexts_from_store(evaluations, subjects, store, tell)
     report = write_report(evaluations, out / "report", lm.tokenizer)
     done()
-    return DemoResult(out / "store", coders, report, report.with_name(METRICS_FILE), evaluations, seconds)
+
+    done = timed("index", 5)
+    tell = audience.indexing()
+    indexes = {}
+    for subject, (name, folder) in zip(subjects, coders.items(), strict=True):
+        indexes[name] = folder / "index"
+        index = build_index(
+            subject.coder,
+            StoreSource(subject.coder, store),
+            indexes[name],
+            coder_path=folder,
+            lm=lm,
+            progress=_of_coder(tell, name),
+        )
+        if read_labels(index) is None:
+            write_labels(index, contrastive_labels(index, progress=_of_coder(tell, name)))
+    done()
+    metrics = report.with_name(METRICS_FILE)
+    return DemoResult(out / "store", coders, report, metrics, indexes, evaluations, seconds)
+
+
+def _of_coder(tell: Callable[[str, int, int], None], name: str) -> Callable[[str, int, int], None]:
+    return lambda stage, done, total: tell(f"{name}: {stage}", done, total)
 
 
 def middle_layer(lm: LanguageModel) -> int:

@@ -29,12 +29,12 @@ def demo(
     eval_tokens: Annotated[int, typer.Option("--eval-tokens", help="Held-out tokens to measure on.")] = 40_000,
     ce_tokens: Annotated[int, typer.Option("--ce-tokens", help="Of these, tokens for CE and KL.")] = 16_000,
     serve: Annotated[
-        bool, typer.Option("--serve/--no-serve", help="Open the result at the end; --no-serve for scripts.")
+        bool, typer.Option("--serve/--no-serve", help="Open the explorer at the end; --no-serve for scripts.")
     ] = True,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON for machines, without progress.")] = False,
 ) -> None:
-    """Fetch a model and text, harvest activations, train two sparse autoencoders, measure them, and show what features
-    mean. Under 15 minutes on two cores. The same command goes on where it was interrupted."""
+    """Fetch a model and text, harvest activations, train two sparse autoencoders, measure them, index and label what their
+    features mean, and open the explorer. Under 15 minutes on two cores. The same command goes on where it was interrupted."""
     from saescope.demo import DemoOptions, run
 
     options = DemoOptions(
@@ -47,7 +47,9 @@ def demo(
         return
     _tell(result)
     if serve:
-        _open(result.report)
+        from saescope.cli.serve import serve as open_explorer
+
+        open_explorer(out)
 
 
 class _Shown:
@@ -79,6 +81,8 @@ class _Shown:
 
         return self._stage.enter_context(stage_bar(silent=self._silent))
 
+    indexing = evaluation
+
 
 def _summary(result: DemoResult) -> dict[str, Any]:
     from saescope.evaluation import record
@@ -88,6 +92,7 @@ def _summary(result: DemoResult) -> dict[str, Any]:
         "coders": {name: str(path) for name, path in result.coders.items()},
         "report": str(result.report),
         "metrics": str(result.metrics),
+        "indexes": {name: str(path) for name, path in result.indexes.items()},
         "seconds": result.seconds,
         "evaluations": record(result.evaluations),
     }
@@ -111,12 +116,3 @@ def _tell(result: DemoResult) -> None:
     console.print(
         f"                saescope train {result.store} --arch matryoshka --d-sae 4096 --l0 16 --out my-run    train another"
     )
-
-
-def _open(report: Path) -> None:
-    """Show the report where there is a screen to show it on."""
-    import sys
-    import webbrowser
-
-    if sys.stdout.isatty():
-        webbrowser.open(report.resolve().as_uri())

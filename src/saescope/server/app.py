@@ -21,16 +21,17 @@ from saescope.errors import (
     TextError,
     UsageError,
 )
+from saescope.features.labels import contrastive_labels, write_labels
 from saescope.lm import LanguageModel
 from saescope.server.answers import Problem
 from saescope.server.asking import NotFound, Served
-from saescope.server.jobs import Jobs, Labellers
+from saescope.server.jobs import Jobs, Labellers, Tell
 from saescope.server.model_worker import Busy, ClientGone, ModelWorker
 from saescope.server.plain_text import one_line
 from saescope.server.routes import feature, features, people, prompt, steer, workspace
 from saescope.server.security import HEADERS, Guard
 from saescope.server.static_files import file_answer
-from saescope.server.workspace import Workspace
+from saescope.server.workspace import ServedCoder, Workspace
 
 # Which answer says what went wrong; the first that fits. What is not here is the server's own trouble.
 _STATUS: tuple[tuple[type[SaescopeError], int], ...] = (
@@ -90,8 +91,12 @@ def create_app(
 
 
 def default_labellers() -> Labellers:
-    """Those that this version of saescope has."""
-    return {}
+    """Labels from the index alone; an explainer, which costs money, is for the command line."""
+    return {"contrastive": _contrastive}
+
+
+def _contrastive(coder: ServedCoder, tell: Tell) -> None:
+    write_labels(coder.index, contrastive_labels(coder.index, progress=tell))
 
 
 def _add_pages(app: FastAPI) -> None:

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 import torch
 from tests.features.index.built import HOSTILE, OPTIONS, text_folder, tiny_coder, tiny_index, tiny_store
@@ -433,3 +434,28 @@ def test_a_moved_coder_is_found_beside_its_index(bos_tokenizer: PreTrainedTokeni
     shutil.move(tmp_path / "here", tmp_path / "there")
     moved = FeatureIndex.open(tmp_path / "there" / "coder" / "index")
     assert moved.coder_path == (tmp_path / "there" / "coder").resolve()
+
+
+def test_weights_forms_and_families_come_with_it(bos_tokenizer: PreTrainedTokenizerFast, tmp_path: Path) -> None:
+    lm = tiny_lm(bos_tokenizer)
+    index = tiny_index(tmp_path, bos_tokenizer, lm=lm)
+    assert index.manifest.skipped == {}
+    coder = tiny_coder()
+    logits = coder.W_dec.detach() * lm.output_lens.scale @ lm.output_lens.unembedding.float().T
+    best = logits.topk(10, dim=1)
+    np.testing.assert_allclose(index.arrays["lens_top_logits"], best.values.numpy(), rtol=1e-4)
+    table = pq.read_table(index.path / "features.parquet").to_pydict()
+    forms = np.array(index.manifest.names["forms"])
+    assert table["form"] == forms[index.arrays["form"]].tolist()
+    assert (np.array(table["form"]) == "silent").tolist() == (index.count == 0).tolist()
+    assert table["top_outputs"][0].split("\n") == [
+        index.pieces([token])[0].replace("\n", "↵") for token in index.arrays["lens_top"][0, :5].tolist()
+    ]
+    cosine = torch.nn.functional.normalize(coder.W_dec.detach(), dim=1)
+    nearest = (cosine @ cosine.T - 2 * torch.eye(coder.d_sae)).argmax(1)
+    assert index.arrays["nearest_decoder"][:, 0].tolist() == nearest.tolist()
+
+
+def test_without_the_model_there_are_no_output_tokens_and_it_says_so(index: FeatureIndex) -> None:
+    assert index.manifest.skipped == {"output tokens": "the coder's model was not at hand"}
+    assert not index.has("lens_top")

@@ -20,7 +20,7 @@ from saescope.coders import SparseCoder
 from saescope.errors import FeatureIndexError, OccupiedError, UsageError
 from saescope.features.index.arrays import ARRAYS
 from saescope.features.index.assembly import assemble, transpose
-from saescope.features.index.facts import write_forms, write_weights
+from saescope.features.index.facts import write_families, write_forms, write_weights
 from saescope.features.index.manifest import IndexedCoder, IndexManifest, recorded
 from saescope.features.index.parts import PARTS, Part, parts_done, positions_of, write_part
 from saescope.features.index.reader import TOKENIZER, FeatureIndex
@@ -106,6 +106,7 @@ class _Builder:
         manifest.names = self._timed("sweep", lambda: sweep_features(folder, documents, self._told("sweep")))
         self._timed("co-activation", lambda: find_coactive(folder, manifest.counts.tokens))
         self._timed("weights", lambda: write_weights(folder, manifest, self.coder, self.lm))
+        self._timed("families", lambda: write_families(folder, manifest, self.coder))
         tokenizer = self.source.tokenizer()
         self._timed("forms", lambda: write_forms(folder, manifest, tokenizer))
         write_whole(folder / DOCUMENTS, encode_documents(documents))

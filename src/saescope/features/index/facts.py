@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from saescope.coders import SparseCoder
+from saescope.features.families import families, latent_levels, splits
 from saescope.features.index.arrays import array_path, read_array, write_array
 from saescope.features.index.manifest import IndexManifest
 from saescope.features.kinds import FORMS, IndexedFirings, firing_properties, token_groups
@@ -47,7 +49,6 @@ def write_weights(folder: Path, manifest: IndexManifest, coder: SparseCoder, lm:
     write_array(folder, "neurons", neurons.index)
     write_array(folder, "neuron_weights", neurons.weight)
     write_array(folder, "neuron_shares", neurons.share)
-    write_array(folder, "level", _levels(manifest.coder.levels, coder.d_sae))
     if coder.d_sae > MAX_LATENTS:
         manifest.skipped["nearest features"] = f"{coder.d_sae:,} latents are too many to compare each with each"
         _forget(folder, *_NEAREST)
@@ -82,10 +83,26 @@ def write_forms(folder: Path, manifest: IndexManifest, tokenizer: PreTrainedToke
     manifest.names["forms"] = list(FORMS)
 
 
-def _levels(levels: list[int], d_sae: int) -> np.ndarray:
-    """The nested level each latent belongs to, from 0; levels are cumulative counts."""
-    found: np.ndarray = np.searchsorted(levels, np.arange(d_sae), side="right").astype(np.int16)
-    return found
+def write_families(folder: Path, manifest: IndexManifest, coder: SparseCoder) -> None:
+    """Write each feature's level and family, and of a Matryoshka coder which finer features a coarse one splits into: pairs
+    `split_coarse`, `split_fine` with their `split_share` and `split_cosine`."""
+
+    def read(name: str) -> NDArray[Any]:
+        return np.asarray(read_array(folder, name))
+
+    coactive = read("coactive")
+    if "nearest features" in manifest.skipped:
+        nearest, cosine = np.full((coder.d_sae, 1), -1, np.int32), np.zeros((coder.d_sae, 1), np.float32)
+    else:
+        nearest, cosine = read("nearest_decoder"), read("nearest_decoder_cosine")
+    write_array(folder, "family", families(coactive, read("coactive_phi"), nearest, cosine))
+    level = latent_levels(manifest.coder.levels, coder.d_sae)
+    write_array(folder, "level", level)
+    found = splits(level, coactive, read("coactive_count"), read("count"), manifest.counts.tokens, coder.W_dec)
+    write_array(folder, "split_coarse", found.coarse)
+    write_array(folder, "split_fine", found.fine)
+    write_array(folder, "split_share", found.share)
+    write_array(folder, "split_cosine", found.cosine)
 
 
 def _forget(folder: Path, *names: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -15,6 +16,7 @@ from numpy.typing import NDArray
 from saescope.activations.documents import DOCUMENTS, decode_documents
 from saescope.errors import FeatureIndexError, StoreError, UsageError
 from saescope.features.contexts import Context
+from saescope.features.families import Splits
 from saescope.features.index.arrays import ARRAYS, array_path, read_array
 from saescope.features.index.loops import NONE
 from saescope.features.index.manifest import MANIFEST, IndexManifest, check_sizes, verify
@@ -227,6 +229,14 @@ class FeatureIndex:
         return found
 
     @cached_property
+    def splits(self) -> Splits:
+        """Of a Matryoshka coder: which finer features a coarse one splits into. No pairs where the index has none."""
+        names = ("coarse", "fine", "share", "cosine")
+        if not all(self.has(f"split_{name}") for name in names):
+            return Splits.none()
+        return Splits(*(np.asarray(self.arrays[f"split_{name}"]) for name in names))
+
+    @cached_property
     def tokenizer(self) -> PreTrainedTokenizerBase:
         from transformers import AutoTokenizer
 
@@ -243,7 +253,7 @@ class FeatureIndex:
 
         return TokenText(self.tokenizer)
 
-    def pieces(self, tokens: list[int]) -> list[str]:
+    def pieces(self, tokens: Sequence[int]) -> list[str]:
         """The text of each token of a sequence; joined, they are the tokenizer's own decoding."""
         return self.token_text.pieces(tokens)
 

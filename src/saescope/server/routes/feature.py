@@ -57,8 +57,8 @@ def feature(coder: CoderHere, f: FeatureHere) -> Response:
             "sources": _sources(coder, f),
             "documents": _documents(coder, f),
             "family": _family(coder, f, shown),
-            "splits_into": _splits(coder, "splits_into", f, shown),
-            "split_of": _splits(coder, "split_of", f, shown),
+            "splits_into": _splits(index.splits.into(f), shown),
+            "split_of": _splits(index.splits.of(f), shown),
             "note": {"text": note.text, "revision": note.revision},
             "label_revision": label.revision,
             "label_history": _history(coder, f),
@@ -215,18 +215,9 @@ def _family(coder: ServedCoder, feature: int, shown: ShownLabels) -> dict[str, A
     return {"id": family, "members": [{"feature": member, "label": shown[member]} for member in members]}
 
 
-def _splits(coder: ServedCoder, name: str, feature: int, shown: ShownLabels) -> list[dict[str, Any]]:
-    """Of a Matryoshka coder: the finer features that share a coarse one's firings, or the coarse one of a fine one."""
-    index = coder.index
-    if not index.has(name) or not index.has(f"{name}_score"):
-        return []
-    others = np.atleast_1d(index.arrays[name][feature]).tolist()
-    scores = np.atleast_1d(index.arrays[f"{name}_score"][feature]).tolist()
-    return [
-        {"feature": other, "label": shown[other], "score": significant(score)}
-        for other, score in zip(others, scores, strict=True)
-        if other >= 0
-    ]
+def _splits(related: list[tuple[int, float]], shown: ShownLabels) -> list[dict[str, Any]]:
+    """Of a Matryoshka coder: finer features, or the coarser ones of a fine one, with P(coarser fires | finer fires)."""
+    return [{"feature": other, "label": shown[other], "score": significant(share)} for other, share in related]
 
 
 def _history(coder: ServedCoder, feature: int) -> list[dict[str, Any]]:

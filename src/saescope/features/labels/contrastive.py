@@ -1,0 +1,150 @@
+"""Labels without a language model: what tells where a feature fires from where it does not, and how far that goes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from saescope.errors import UsageError
+from saescope.features.labels.halves import halves_of
+from saescope.features.labels.rules import Rules, held, learn, top_token_rules
+from saescope.features.labels.scores import Scores, balanced_accuracy, scores_of
+from saescope.features.labels.source import LabelSource, live_features
+from saescope.features.labels.table import CONTRASTIVE, Label, LabelTable, finite, new_version
+from saescope.features.labels.windows import DRAWN, LEAST_HELD_OUT, NONE, Text, Windows, draw
+from saescope.features.labels.wording import continuing, parts_of, peaks_of, text_of, with_peaks
+from saescope.features.labels.words import Words, words_of
+
+Progress = Callable[[str, int, int], None]
+
+_CHUNK = 512
+_OUTPUTS = 5
+SPLITS = ("section", "document")
+
+
+def contrastive_labels(
+    index: LabelSource,
+    features: Iterable[int] | None = None,
+    *,
+    seed: int = 0,
+    split: str = "section",
+    progress: Progress | None = None,
+) -> LabelTable:
+    """A label for each of `features` (default: all that fire), found on one half of the text and tried on the other.
+
+    A label's text states a rule (see `rules.Rules`); its score is the rule's balanced accuracy on held-out windows (see
+    `windows.Windows`), None for a feature with fewer than ten held-out firings. Controls on the same windows: the label of
+    another feature, drawn at random, and a label of the commonest token alone. Where a rule says little, "; most on" adds the
+    words at the strongest firings, which are no part of what is scored. `split`: what is whole in one half, a
+    "section" of at least 2,048 tokens of a long document, or a whole "document". A feature's label depends on the index and
+    the seed only, not on which others are asked for; its random control is drawn from those.
+    `progress(stage, done, total)` counts features.
+    """
+    wanted = _wanted(index, features)
+    if split not in SPLITS:
+        raise UsageError(f"unknown split {split!r}: choose from {', '.join(SPLITS)}")
+    tell = progress or (lambda stage, done, total: None)
+    tell("words", 0, 1)
+    words = words_of(index)
+    halves = halves_of(index, by=split, seed=seed)
+    text = Text.of(index, halves, words.region)
+    tell("words", 1, 1)
+    found: list[tuple[Windows, Rules]] = []
+    for first in range(0, wanted.size, _CHUNK):
+        chunk = wanted[first : first + _CHUNK]
+        windows = draw(index, chunk, text, seed=seed)
+        found.append((windows, learn(windows, words)))
+        tell("labels", min(first + _CHUNK, wanted.size), wanted.size)
+    windows = Windows.joined([windows for windows, _ in found])
+    rules = Rules.joined([rules for _, rules in found])
+    tell("scores", 0, 1)
+    tried = scores_of(held(rules, windows, words), windows, halves.section, seed=seed)
+    others = rules.of(_others(rules, seed))
+    controls = {
+        name: balanced_accuracy(held(control, windows, words), windows.counts[:, 1])
+        for name, control in (("random_label", others), ("top_token", top_token_rules(windows, words)))
+    }
+    tell("scores", 1, 1)
+    version = new_version(CONTRASTIVE)
+    labels = _labels(index, wanted, windows, rules, words, tried, controls, version)
+    options = {"seed": seed, "split": split, "drawn": DRAWN, "least_held_out": LEAST_HELD_OUT, "features": len(labels)}
+    return LabelTable(labels, CONTRASTIVE, version, options)
+
+
+def _wanted(index: LabelSource, features: Iterable[int] | None) -> NDArray[np.int64]:
+    live = live_features(index)
+    if features is None:
+        return live
+    wanted = np.array(sorted(set(features)), np.int64)
+    outside = wanted[(wanted < 0) | (wanted >= index.d_sae)]
+    if outside.size:
+        raise UsageError(f"there is no feature {outside[0]}: the index has {index.d_sae:,}, from 0 on")
+    return wanted[np.isin(wanted, live)]
+
+
+def _others(rules: Rules, seed: int) -> NDArray[np.int64]:
+    """Another row for every row, at random: a cycle through all of them in shuffled order."""
+    order = np.random.default_rng(seed).permutation(rules.fit.size)
+    other = np.empty_like(order)
+    other[order] = np.roll(order, 1)
+    return other
+
+
+def _labels(
+    index: LabelSource,
+    features: NDArray[np.int64],
+    windows: Windows,
+    rules: Rules,
+    words: Words,
+    tried: Scores,
+    controls: dict[str, NDArray[np.float64]],
+    version: str,
+) -> tuple[Label, ...]:
+    continued = continuing(words)
+    outputs = _outputs(index, features)
+    labels = []
+    for row, feature in enumerate(features.tolist()):
+        groups = parts_of(rules, row, words, continued)
+        either = bool(rules.either[row])
+        score = finite(tried.value[row])
+        strongest = windows.strongest[row]
+        peaks = peaks_of(strongest[strongest != NONE], words)
+        said = with_peaks(text_of(groups, either=either), groups, float(rules.fit[row]), peaks)
+        parts: dict[str, Any] = {
+            "groups": groups,
+            "joined": "or" if either else "and",
+            "fit": finite(round(float(rules.fit[row]), 4)),
+            "windows": {
+                side: windows.counts[row, number].tolist() for number, side in enumerate(("label", "held_out"))
+            },
+            "peaks": peaks,
+            "outputs": outputs[row] if outputs else [],
+        }
+        low, high = finite(tried.low[row]), finite(tried.high[row])
+        labels.append(
+            Label(
+                feature,
+                said,
+                score,
+                None if score is None or low is None or high is None else (low, high),
+                {} if score is None else {name: float(found[row]) for name, found in controls.items()},
+                parts,
+                CONTRASTIVE,
+                version,
+            )
+        )
+    return tuple(labels)
+
+
+def _outputs(index: LabelSource, features: NDArray[np.int64]) -> list[list[str]]:
+    """The output tokens that each feature promotes most, where the index has looked at the weights."""
+    if not index.has("lens_top"):
+        return []
+    tops = np.asarray(index.arrays["lens_top"])[features, :_OUTPUTS]
+    ids = np.unique(tops)
+    anchor = int(np.asarray(index.arrays["tokens"])[0])
+    text = {int(token): "".join(index.pieces([anchor, int(token)])[1:]) for token in ids}
+    return [[text[int(token)] for token in row if token >= 0] for row in tops]

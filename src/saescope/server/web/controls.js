@@ -1,0 +1,17 @@
+// Controls that several views have.
+import { html } from "./html.js";
+
+/** One of a few, as a row of radio buttons: `options` [[value, text]]. */
+export const Segments = ({ name, legend, options, value, onPick, small }) => html`<fieldset class=${small ? "segments small" : "segments"}>
+  <legend class="sr">${legend}</legend>
+  ${options.map(([key, text]) => html`<label class=${key === value ? "on" : ""}><input type="radio" name=${name} value=${key} checked=${key === value} onChange=${() => onPick(key)} />${text}</label>`)}
+</fieldset>`;
+
+/** A box for text that a model will read. */
+export const TextBox = ({ id, rows = 3, label, placeholder, value, onText }) =>
+  html`<textarea id=${id} rows=${rows} dir="auto" maxlength="20000" aria-label=${label} placeholder=${placeholder ?? label} value=${value} onInput=${(event) => onText(event.target.value)}></textarea>`;
+
+/** Choices with an empty one first, which stands for no choice. */
+export const Select = ({ label, none = "any", options, value, onPick }) => html`<label>${label} <select value=${value ?? ""} onChange=${(event) => onPick(event.target.value)}>
+  ${none !== null && html`<option value="">${none}</option>`}${options.map(([key, text]) => html`<option value=${key}>${text}</option>`)}
+</select></label>`;

@@ -1,0 +1,584 @@
+"""The explorer's page as people use it, in a real browser. Every test also fails on an error in the console, an uncaught
+exception, or a request to anything but this machine (see visiting.py).
+
+Tests with `explorer_url` visit the server itself and hold for any index; those with `made_up_url` know the features, hostile
+ones among them, of a made-up server (fake_api.py) that has more of everything than a tiny index.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import numpy as np
+import pytest
+from tests.server.conftest import write_labels
+from tests.server.fake_api import create_app as create_made_up
+from tests.server.visiting import Visit, chromium, served
+
+from saescope.features import FeatureIndex
+from saescope.lm import LanguageModel
+from saescope.server import create_app as create_server
+
+SENTENCE = "Albert Einstein worked on physics in Princeton; Apollo 11 and Alaska are other matters."
+VIEWS = {
+    "overview": "#/",
+    "cards": "#/c/{coder}/browse?q=einstein",
+    "table": "#/c/{coder}/browse?as=table",
+    "by text": "#/c/{coder}/browse?by=text&text={text}",
+    "feature": "#/c/{coder}/feature/{feature}?text={text}",
+    "steer": "#/c/{coder}/feature/{feature}?tool=steer&text={text}",
+    "prompt": "#/c/{coder}/prompt?text={text}&pins={feature}&token=1",
+    "chat": "#/c/{coder}/prompt?mode=chat",
+    "two prompts": "#/c/{coder}/prompt?mode=two&text={text}&b=Apollo",
+    "two features": "#/c/{coder}/compare?a={feature}&b=3&text={text}",
+    "coders": "#/c/{coder}/compare?what=coders&text={text}",
+}
+Start = Callable[..., Visit]
+
+
+@pytest.fixture(scope="module")
+def explorer_url(built: Path, lm: LanguageModel, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The explorer under test: the server itself on an index of a tiny random model, one of whose features is labelled
+    Albert Einstein. SAESCOPE_EXPLORER_URL names a running one instead, in which a search for Einstein finds something.
+    """
+    running = os.environ.get("SAESCOPE_EXPLORER_URL")
+    if running:
+        yield running.rstrip("/")
+        return
+    folder = tmp_path_factory.mktemp("explorer") / "work"
+    shutil.copytree(built, folder)
+    index = FeatureIndex.open(folder / "coder" / "index")
+    often = np.argsort(index.count)[-6:].tolist()
+    write_labels(index.path, "2", [(feature, f"Albert Einstein, {feature}", "contrastive", 0.8) for feature in often])
+    with served(create_server(folder, lm=lm)) as url:
+        yield url
+
+
+@pytest.fixture(scope="module")
+def made_up_url() -> Iterator[str]:
+    """An explorer whose features, hostile ones among them, are known."""
+    with served(create_made_up()) as url:
+        yield url
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    with chromium() as started:
+        yield started
+
+
+@pytest.fixture
+def visit(browser: Any) -> Iterator[Callable[..., Visit]]:
+    """Opens visits; at the end of the test nothing may have gone wrong in any."""
+    visits: list[Visit] = []
+
+    def start(**options: Any) -> Visit:
+        options.setdefault("viewport", {"width": 1200, "height": 850})
+        visits.append(Visit(browser, **options))
+        return visits[-1]
+
+    yield start
+    for one in visits:
+        one.context.close()
+    assert [problem for one in visits for problem in one.problems] == []
+
+
+def settle(page: Any) -> None:
+    """Until nothing is loading."""
+    page.wait_for_function(
+        "() => document.querySelector('main h1') && !document.querySelector('main .loading, main [aria-busy=true]')"
+    )
+
+
+def address(page: Any, url: str, view: str) -> str:
+    """The view's address in the first coder, of the feature that a search for Einstein finds first."""
+    workspace = page.request.get(f"{url}/api/workspace").json()
+    coder = workspace["coders"][0]["id"]
+    found = page.request.get(f"{url}/api/coders/{quote(coder, safe='')}/features?q=einstein&sort=relevance").json()
+    return f"{url}/" + VIEWS[view].format(
+        coder=quote(coder, safe=""), text=quote(SENTENCE), feature=found["items"][0]["feature"]
+    )
+
+
+def lit(page: Any, within: str) -> list[str]:
+    """The tokens that have a colour."""
+    return page.eval_on_selector_all(f"{within} .tok:not(.s0)", "spans => spans.map(span => span.textContent)")
+
+
+def test_a_persons_path_from_a_word_to_a_starred_feature(visit: Start, explorer_url: str) -> None:
+    page = visit().page()
+    page.goto(explorer_url)
+    settle(page)
+    page.keyboard.press("/")
+    page.wait_for_selector("#search:focus")
+    page.keyboard.type("Einstein")
+    page.wait_for_function("() => location.hash.includes('q=Einstein')")
+    settle(page)
+    first = page.locator(".card .feature-link").first
+    number = first.locator(".number").text_content()
+    first.click()
+    page.wait_for_selector(".examples .tok.peak")
+    assert page.locator("main h1 .number").text_content() == number
+    assert page.locator(".example cite").first.text_content()
+
+    # A sentence of its own: what it fires on in the corpus it fires on here, and the address has it.
+    coder, feature = re.search(r"#/c/([^/]+)/feature/(\d+)", page.url).groups()
+    groups = page.request.get(f"{explorer_url}/api/coders/{coder}/features/{feature}").json()["groups"]
+    context = next(group["contexts"][0] for group in groups if group["contexts"])
+    sentence = "".join(token["t"] for token in context["tokens"])
+    assert lit(page, ".try") == []
+    page.fill("#try", sentence)
+    page.wait_for_selector(".try .tok:not(.s0)")
+    page.wait_for_function("() => location.hash.includes('text=')")
+
+    page.click("#tab-steer")
+    page.fill(".slider input[type=number]", "2")
+    page.keyboard.press("Tab")
+    page.click("button.primary")
+    page.wait_for_selector(".completion:nth-child(1) .tok", timeout=60_000)
+    page.wait_for_selector(".completion:nth-child(2) .tok", timeout=60_000)
+    page.wait_for_selector(".steer-numbers >> text=perplexity", timeout=60_000)
+    numbers = page.locator(".steer-numbers").text_content()
+    assert "the residual’s" in numbers
+    assert "strength=2" in page.url
+
+    star = page.locator(".feature-head .star")
+    pressed = star.get_attribute("aria-pressed")
+    star.click()
+    page.wait_for_selector(f".feature-head .star:not([aria-pressed={pressed}])")
+    if pressed == "true":
+        star.click()
+    page.wait_for_selector(".feature-head .star[aria-pressed=true]")
+    page.reload()
+    page.wait_for_selector(".feature-head .star[aria-pressed=true]")
+    page.click("header.top nav >> text=Browse")
+    page.check("text=starred")
+    page.wait_for_function("() => location.hash.includes('starred=1')")
+    settle(page)
+    assert number in page.locator(".card .number").all_text_contents()
+
+
+def test_a_person_who_uses_only_the_keyboard(visit: Start, explorer_url: str) -> None:
+    page = visit().page()
+    page.goto(explorer_url)
+    settle(page)
+    page.keyboard.press("Tab")
+    assert page.evaluate("() => document.activeElement.textContent") == "Skip to content"
+    page.keyboard.press("g")
+    page.keyboard.press("b")
+    page.wait_for_selector(".cards .card")
+    page.keyboard.press("j")
+    page.keyboard.press("j")
+    page.keyboard.press("k")
+    card = page.evaluate("() => document.activeElement.closest('.card').dataset.feature")
+    assert card == page.locator(".card").first.get_attribute("data-feature")
+    page.keyboard.press("Enter")
+    page.wait_for_selector(".examples .tok.peak")
+    assert page.evaluate("() => document.activeElement.tagName") == "H1"
+
+    page.keyboard.press("j")
+    page.wait_for_function(f"() => !location.hash.endsWith('/feature/{card}')")
+    settle(page)
+    assert "2 of" in page.locator(".walk").text_content()
+
+    # A strip is one tab stop, wherever the arrows have gone; its values are told.
+    page.locator(".examples .strip").first.locator("[tabindex='0']").focus()
+    peak = page.evaluate("() => Number(document.activeElement.dataset.i)")
+    assert "peak" in page.locator("#said").text_content()
+    assert page.locator(".tip").text_content().strip()
+    page.keyboard.press("Home")
+    page.keyboard.press("ArrowRight")
+    assert page.evaluate("() => Number(document.activeElement.dataset.i)") == 1
+    assert "peak" not in page.locator("#said").text_content() or peak == 1
+    stops = page.eval_on_selector_all(
+        ".strip", "strips => strips.map(strip => strip.querySelectorAll('[tabindex=\"0\"]').length)"
+    )
+    assert set(stops) == {1}
+    # Enter asks the index for what else fires there.
+    page.keyboard.press("Enter")
+    page.wait_for_selector(".at .rows")
+
+    page.keyboard.press("s")
+    page.wait_for_selector(".feature-head .star[aria-pressed=true]")
+    page.keyboard.press("s")
+    page.wait_for_selector(".feature-head .star[aria-pressed=false]")
+    page.keyboard.press("?")
+    page.wait_for_selector("dialog[open]")
+    page.keyboard.press("j")
+    page.keyboard.press("Escape")
+    page.wait_for_selector("dialog", state="hidden")
+    assert page.evaluate("() => document.activeElement !== document.body")
+
+    # The charts and the map answer to arrows too.
+    page.keyboard.press("g")
+    page.keyboard.press("o")
+    page.wait_for_selector(".map-field")
+    settle(page)
+    page.locator(".chart .plot").first.focus()
+    page.keyboard.press("ArrowRight")
+    assert re.search(r"features fire on .* of tokens", page.locator("figcaption").first.text_content())
+    page.locator(".map-field").focus()
+    page.keyboard.press("ArrowRight")
+    page.keyboard.press("ArrowDown")
+    page.wait_for_selector(".map-told b")
+    told = page.locator(".map-told b").text_content()
+    page.keyboard.press("Enter")
+    page.wait_for_selector(".feature-head h1")
+    assert page.locator(".feature-head h1 .number").text_content() == told
+
+
+def test_single_keys_rest_while_typing_and_can_be_turned_off(visit: Start, made_up_url: str) -> None:
+    page = visit().page()
+    page.goto(f"{made_up_url}/#/c/main/browse")
+    settle(page)
+    page.focus("#search")
+    page.keyboard.type("j?sg b")
+    assert page.input_value("#search") == "j?sg b"
+    assert not page.is_visible("dialog")
+    page.keyboard.press("Escape")
+    page.keyboard.press("?")
+    page.uncheck("dialog input[type=checkbox]")
+    page.keyboard.press("Escape")
+    page.keyboard.press("g")
+    page.keyboard.press("p")
+    page.wait_for_timeout(100)
+    assert "/prompt" not in page.url
+
+
+CONTRAST = """() => {
+  const light = (colour) => {
+    const linear = (c) => (c <= 0.04045 ? c / 12.92 : ((c + 0.055) / 1.055) ** 2.4);
+    const [r, g, b] = colour.match(/[\\d.]+/g).map((c) => linear(c / 255));
+    return 0.2126 * r + 0.7152 * g + 0.0722 * b;
+  };
+  const probe = document.createElement('div');
+  probe.className = 'strip';
+  document.querySelector('main').append(probe);
+  return [1, 2, 3, 4, 5, 6, 7, 8].map((shade) => {
+    const token = document.createElement('span');
+    token.className = `tok s${shade}`;
+    probe.append(token);
+    const { color, backgroundColor } = getComputedStyle(token);
+    const [low, high] = [light(color), light(backgroundColor)].sort((a, b) => a - b);
+    return { ratio: (high + 0.05) / (low + 0.05), ground: light(backgroundColor) };
+  });
+}"""
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_shades_are_eight_in_order_and_text_on_each_is_readable(visit: Start, made_up_url: str, scheme: str) -> None:
+    page = visit(color_scheme=scheme).page()
+    page.goto(made_up_url)
+    settle(page)
+    shades = page.evaluate(CONTRAST)
+    assert min(shade["ratio"] for shade in shades) >= 4.5
+    grounds = [shade["ground"] for shade in shades]
+    assert grounds == sorted(grounds, reverse=scheme == "light")
+    assert len(set(grounds)) == 8
+
+
+def test_dark_as_the_system_has_it_and_a_choice_that_lasts(visit: Start, made_up_url: str) -> None:
+    page = visit(color_scheme="dark").page()
+    page.goto(made_up_url)
+    ground = lambda: page.evaluate("() => getComputedStyle(document.body).backgroundColor")  # noqa: E731
+    dark = ground()
+    assert max(int(c) for c in re.findall(r"\d+", dark)) < 60
+    page.click("button[aria-label^=Colours]")
+    light = ground()
+    assert min(int(c) for c in re.findall(r"\d+", light)) > 200
+    page.reload()
+    settle(page)
+    assert ground() == light
+    page.click("button[aria-label^=Colours]")
+    page.click("button[aria-label^=Colours]")
+    assert ground() == dark
+
+
+def violations(page: Any, rules: list[str] | None = None) -> list[str]:
+    """Axe's serious and critical findings. Evaluated by the browser's debugger, so the page's policy needs no hole."""
+    import axe_playwright_python
+
+    if not page.evaluate("() => 'axe' in window"):
+        page.evaluate((Path(axe_playwright_python.__file__).parent / "axe.min.js").read_text(encoding="utf-8"))
+    options = {"resultTypes": ["violations"], "preload": False} | ({"runOnly": rules} if rules else {})
+    # Of what is repeated, the first few stand for all.
+    where = {
+        "exclude": [
+            [".card:nth-child(n+4)"],
+            [".example:nth-child(n+3)"],
+            ["tr:nth-child(n+5)"],
+            [".ranking li:nth-child(n+5)"],
+        ]
+    }
+    found = page.evaluate("([where, options]) => axe.run(where, options)", [where, options])["violations"]
+    return [
+        f"{one['id']} ({one['impact']}): {node['html'][:200]}"
+        for one in found
+        if one["impact"] in ("serious", "critical")
+        for node in one["nodes"][:3]
+    ]
+
+
+@pytest.mark.parametrize(
+    ("view", "where"),
+    [*((view, "explorer_url") for view in VIEWS), ("overview", "made_up_url"), ("table", "made_up_url")],
+)
+def test_axe_finds_nothing_serious_and_a_phone_needs_no_sideways_scrolling(
+    visit: Start, request: pytest.FixtureRequest, view: str, where: str
+) -> None:
+    page = visit(reduced_motion="reduce").page()
+    page.goto(address(page, request.getfixturevalue(where), view))
+    settle(page)
+    assert violations(page) == []
+    page.set_viewport_size({"width": 360, "height": 740})
+    assert page.evaluate("() => document.documentElement.scrollWidth") <= 360
+    page.evaluate("() => (document.documentElement.dataset.theme = 'dark')")
+    assert violations(page, ["color-contrast"]) == []
+
+
+def test_axe_finds_nothing_serious_in_what_opens(visit: Start, made_up_url: str) -> None:
+    page = visit(reduced_motion="reduce").page()
+    page.goto(f"{made_up_url}/#/c/main/feature/2")
+    settle(page)
+    page.click("text=edit")
+    page.locator(".examples .tok").first.click()
+    page.wait_for_selector(".at .rows")
+    assert violations(page) == []
+    page.keyboard.press("Escape")
+    page.keyboard.press("?")
+    page.wait_for_selector("dialog[open]")
+    assert violations(page) == []
+
+
+def test_hostile_text_is_only_ever_text(visit: Start, made_up_url: str) -> None:
+    page = visit().page()
+    page.goto(f"{made_up_url}/#/c/main/feature/5?text={quote('<b onclick=1>x</b> <script>html</script>')}")
+    settle(page)
+    page.wait_for_selector(".try .tok")
+    assert "<img src=x onerror=" in page.locator("main h1").text_content()
+    assert page.locator("main :is(img, script, b[onclick], iframe, object)").count() == 0
+    assert "onclick" in page.locator(".try .strip").text_content()
+    hostile = "<svg onload=\"document.title='owned'\">\u202e"
+    page.click("text=edit")
+    page.fill(".label-form input", hostile)
+    page.click("text=Save")
+    page.wait_for_selector(".label-form", state="detached")
+    page.fill("#note", hostile * 50)
+    page.click("text=Save note")
+    page.wait_for_selector("text=Save note", state="detached")
+    page.fill("[list=known-lists]", "<i>list</i>")
+    page.click("text=Add")
+    page.wait_for_selector(".chips .chip")
+    page.reload()
+    settle(page)
+    assert "<svg onload=" in page.locator("main h1").text_content()
+    assert page.input_value("#note") == hostile * 50
+    assert page.locator(".chips").text_content().startswith("<i>list</i>")
+    assert page.locator("main .strip svg, main h1 svg, .chips i").count() == 0
+    assert "owned" not in page.title() or "<svg" in page.title()
+    assert page.evaluate("() => document.title.startsWith('#5 ')")
+
+
+def test_right_to_left_text_keeps_its_place(visit: Start, made_up_url: str) -> None:
+    page = visit().page()
+    text = "abc שלום def مرحبا ghi"
+    page.goto(f"{made_up_url}/#/c/main/feature/6?text={quote(text)}")
+    page.wait_for_selector(".try .tok:not(.s0)")
+    left = page.eval_on_selector_all(".try .tok", "spans => spans.map(span => span.getBoundingClientRect().left)")
+    assert left == sorted(left)
+    page.fill("#try", "שלום עולם abc مرحبا بالعالم")
+    page.wait_for_selector(".try .strip[dir=rtl]")
+    left = page.eval_on_selector_all(".try .tok", "spans => spans.map(span => span.getBoundingClientRect().left)")
+    assert left == sorted(left, reverse=True)
+
+
+def test_what_cannot_be_seen_is_shown(visit: Start, made_up_url: str) -> None:
+    page = visit().page()
+    page.goto(f"{made_up_url}/#/c/main/feature/0")
+    settle(page)
+    page.fill("#try", "one\n\ntwo\tthree\u202efour\u200bfive 👩\u200d👧")
+    page.wait_for_selector(".try .tok")
+    shown = page.locator(".try .strip").text_content()
+    for sign in ("↵", "→", "‹202E›", "‹200B›"):
+        assert sign in shown
+    tops = page.eval_on_selector_all(
+        ".try .tok", "spans => spans.map(span => Math.round(span.getBoundingClientRect().top))"
+    )
+    assert len(set(tops)) == 3  # one, an empty line, two …
+
+
+def test_two_people_edit_a_label_and_neither_is_lost(visit: Start, made_up_url: str) -> None:
+    mine, theirs = visit(), visit()
+    pages = [mine.page(), theirs.page()]
+    for page in pages:
+        page.goto(f"{made_up_url}/#/c/main/feature/9")
+        settle(page)
+        page.click("text=edit")
+    pages[1].fill(".label-form input", "theirs, first")
+    pages[1].keyboard.press("Enter")
+    pages[1].wait_for_selector(".label-form", state="detached")
+    pages[0].fill(".label-form input", "mine, second")
+    pages[0].keyboard.press("Enter")
+    pages[0].wait_for_selector(".conflict")
+    mine.forgive("409")
+    assert "theirs, first" in pages[0].locator(".conflict").text_content()
+    assert pages[0].input_value(".label-form input") == "mine, second"
+    pages[0].click("text=Use mine")
+    pages[0].wait_for_selector(".label-form", state="detached")
+    assert "mine, second" in pages[0].locator("main h1").text_content()
+    pages[0].click(".history summary")
+    history = pages[0].locator(".history").text_content()
+    assert "theirs, first" in history
+    assert "mine, second" in history
+
+
+def test_two_people_edit_a_note_and_neither_is_lost(visit: Start, made_up_url: str) -> None:
+    mine, theirs = visit(), visit()
+    pages = [mine.page(), theirs.page()]
+    for page in pages:
+        page.goto(f"{made_up_url}/#/c/main/feature/10")
+        settle(page)
+    for page, text in zip(reversed(pages), ("theirs", "mine"), strict=True):
+        page.fill("#note", text)
+        page.click("text=Save note")
+    pages[0].wait_for_selector(".conflict")
+    mine.forgive("409")
+    assert "theirs" in pages[0].locator(".conflict").text_content()
+    assert pages[0].input_value("#note") == "mine"
+    pages[0].click("text=Replace with mine")
+    pages[0].wait_for_selector(".conflict", state="detached")
+    pages[1].reload()
+    settle(pages[1])
+    assert pages[1].input_value("#note") == "mine"
+
+
+def test_an_address_restores_what_its_sender_saw_and_back_goes_back(visit: Start, made_up_url: str) -> None:
+    page = visit().page()
+    page.goto(f"{made_up_url}/#/c/main/prompt")
+    settle(page)
+    page.fill("#search", SENTENCE)
+    page.wait_for_selector(".prompt .tok:not(.s0)")
+    page.click(".strip .tok:has-text('Apollo')")
+    page.wait_for_function("() => location.hash.includes('token=')")
+    page.click("[aria-label='Pin feature 1']")
+    page.click("[aria-label='Colour by feature 1']")
+    page.wait_for_selector(".followed li.on")
+    seen = lit(page, ".prompt > .loaded > .strip")
+    assert seen == [" Apollo"]
+    other = visit().page()
+    other.goto(page.url)
+    other.wait_for_selector(".followed li.on")
+    settle(other)
+    assert other.input_value("#search") == SENTENCE
+    assert lit(other, ".prompt > .loaded > .strip") == seen
+    assert other.locator(".tok.chosen").text_content() == " Apollo"
+
+    page.click(".followed .feature-link")
+    page.wait_for_selector(".feature-head")
+    page.go_back()
+    page.wait_for_selector(".followed li.on")
+    assert page.input_value("#search") == SENTENCE
+    page.go_forward()
+    page.wait_for_selector(".feature-head")
+
+
+def test_filters_sorts_and_pages_are_in_the_address(visit: Start, made_up_url: str) -> None:
+    page = visit().page()
+    page.goto(f"{made_up_url}/#/c/main/browse?form=phrase&min_score=0.7&sort=score&as=table")
+    settle(page)
+    scores = [float(text) for text in page.locator(".features td:nth-of-type(3)").all_text_contents()]
+    assert scores == sorted(scores, reverse=True)
+    assert min(scores) >= 0.7
+    assert set(page.locator(".features td:nth-of-type(6)").all_text_contents()) == {"phrase"}
+    page.goto(f"{made_up_url}/#/c/main/browse")
+    settle(page)
+    page.click("text=next ›")
+    page.wait_for_function("() => location.hash.includes('offset=30')")
+    settle(page)
+    assert page.locator(".card").first.get_attribute("data-feature") == "30"
+    assert "page 2 of 8" in page.locator(".pages").text_content()
+
+
+def test_two_texts_and_two_coders_are_compared(visit: Start, made_up_url: str) -> None:
+    page = visit().page()
+    page.goto(f"{made_up_url}/#/c/main/prompt?mode=two&text=Einstein&b=Apollo")
+    page.wait_for_selector(".differences tbody tr")
+    rows = {
+        row.get_attribute("data-feature"): row.text_content() for row in page.locator(".differences tbody tr").all()
+    }
+    assert "+13" in rows["1"]
+    assert "−" in rows["0"]
+    page.goto(f"{made_up_url}/#/c/main/compare?what=coders&text=Einstein")
+    page.wait_for_selector(".compare .ranking li")
+    assert page.locator(".compare .loaded section h2").all_text_contents() == ["matryoshka-4096", "topk-4096"]
+    page.goto(f"{made_up_url}/#/c/main/compare?a=0&b=1")
+    page.wait_for_selector(".relation")
+    assert "decoder cosine 0.7" in page.locator(".relation").text_content()
+
+
+def test_steering_can_be_stopped(visit: Start, made_up_url: str) -> None:
+    page = visit().page()
+    page.goto(f"{made_up_url}/#/c/main/feature/0?tool=steer&text=slowly%20now&strength=-1.5")
+    settle(page)
+    assert page.input_value("#strength") == "-1.5"
+    page.click("button.primary")
+    page.wait_for_selector(".completion .tok")
+    page.click("text=Stop")
+    page.wait_for_selector("button.primary")
+    written = page.locator(".completion .tok").count()
+    assert 0 < written < 10
+    page.wait_for_timeout(600)
+    assert page.locator(".completion .tok").count() == written
+
+
+def test_a_server_that_has_gone_is_told_and_its_return_noticed(visit: Start, made_up_url: str) -> None:
+    start = visit()
+    page = start.page()
+    page.goto(made_up_url)
+    settle(page)
+    start.context.route("**/api/**", lambda route: route.abort("connectionrefused"))
+    page.click("header.top nav >> text=Browse")
+    page.wait_for_selector(".away")
+    assert "does not answer" in page.locator(".away").text_content()
+    start.context.unroute("**/api/**")
+    page.wait_for_selector(".away", state="detached")
+    page.wait_for_selector(".cards .card")
+    start.forgive("ERR_CONNECTION_REFUSED")
+
+
+def test_errors_are_one_line_each(visit: Start, made_up_url: str) -> None:
+    start = visit()
+    page = start.page()
+    page.goto(f"{made_up_url}/#/c/main/feature/99999")
+    page.wait_for_selector(".problem")
+    assert page.locator(".problem").text_content().strip() == "Feature 99999 does not exist; the coder has 240."
+    start.forgive("404")
+    page.goto(f"{made_up_url}/#/c/nobody/browse")
+    page.wait_for_selector("text=no coder nobody")
+    page.goto(f"{made_up_url}/#/c/still/prompt")
+    page.wait_for_selector(".problem")
+    assert "The model of this index is not on this machine." in page.locator(".problem").text_content()
+
+
+def test_jobs_show_their_progress_and_are_asked_for_only_while_they_run(visit: Start, made_up_url: str) -> None:
+    page = visit().page()
+    asked: list[str] = []
+    page.on("request", lambda request: asked.append(request.url) if request.url.endswith("/api/jobs") else None)
+    page.goto(made_up_url)
+    settle(page)
+    page.wait_for_timeout(1100)
+    assert asked == []
+    page.click("text=Label features")
+    page.wait_for_selector(".jobs progress")
+    assert "scoring labels" in page.locator(".jobs").text_content()
+    page.wait_for_selector(".jobs", state="detached")
+    done = len(asked)
+    assert done >= 2
+    page.wait_for_timeout(1100)
+    assert len(asked) == done
