@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -250,3 +251,26 @@ def test_an_index_without_weights_is_served_too(
         assert page.outputs_top == page.coactive == page.nearest_decoder == page.neurons == []
         assert asked(client, f"{CODER}/map", answers.FeatureMap).features == []
         assert asked(client, f"{CODER}/features", answers.Features).total > 0
+
+
+def test_what_a_coarse_feature_splits_into_is_shown_from_both_sides(
+    workspace: Path, client_of: Callable[..., TestClient]
+) -> None:
+    arrays = workspace / "coder" / "index" / "arrays"
+    pairs = {
+        "coarse": np.int32([0, 0]),
+        "fine": np.int32([9, 4]),
+        "share": np.float32([0.9, 0.6]),
+        "cosine": np.float32([1, 1]),
+    }
+    for name, values in pairs.items():
+        np.save(arrays / f"split_{name}.npy", values)
+    manifest = json.loads((workspace / "coder" / "index" / "manifest.json").read_text())
+    manifest["files"] = {name: file for name, file in manifest["files"].items() if "split_" not in name}
+    (workspace / "coder" / "index" / "manifest.json").write_text(json.dumps(manifest))
+    with client_of(workspace) as client:
+        coarse = asked(client, f"{CODER}/features/0", answers.Feature)
+        assert [(one.feature, one.score) for one in coarse.splits_into] == [(9, 0.9), (4, 0.6)]
+        fine = asked(client, f"{CODER}/features/4", answers.Feature)
+        assert [(one.feature, one.score) for one in fine.split_of] == [(0, 0.6)]
+        assert fine.split_of[0].label.text == "the quick fox"
