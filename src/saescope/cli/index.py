@@ -46,7 +46,7 @@ def index(
     from saescope.activations import parse_bytes
     from saescope.cli.progress import stage_bar
     from saescope.features import build_index
-    from saescope.features.labels import contrastive_labels, read_labels, write_labels
+    from saescope.features.naming import name_features
 
     loaded = coders.load(coder)
     loaded.metadata.name = loaded.metadata.name or Path(coder).name
@@ -54,8 +54,8 @@ def index(
     source, lm = _source(loaded, store, corpus, tokens, model)
     with stage_bar() as tell:
         found = build_index(loaded, source, where, coder_path=coder, lm=lm, memory=parse_bytes(memory), progress=tell)
-        if labels and read_labels(found) is None:
-            write_labels(found, contrastive_labels(found, progress=tell))
+        if labels:
+            name_features(found, tell)
     counts = found.manifest.counts
     console = Console(highlight=False, soft_wrap=True)
     console.print(
