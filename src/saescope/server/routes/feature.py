@@ -11,6 +11,7 @@ from starlette.responses import Response
 from saescope.server import answers
 from saescope.server.asking import CoderHere, FeatureHere, NotFound, ShownLabels, sent
 from saescope.server.contexts import contexts, significant, significant_all, token_shown
+from saescope.server.labels import made_at
 from saescope.server.plain_text import one_line
 from saescope.server.routes.features import family_of, shown_part
 from saescope.server.workspace import ServedCoder
@@ -215,9 +216,8 @@ def _family(coder: ServedCoder, feature: int, shown: ShownLabels) -> dict[str, A
     return {"id": family, "members": [{"feature": member, "label": shown[member]} for member in members]}
 
 
-def _splits(related: list[tuple[int, float]], shown: ShownLabels) -> list[dict[str, Any]]:
-    """Of a Matryoshka coder: finer features, or the coarser ones of a fine one, with P(coarser fires | finer fires)."""
-    return [{"feature": other, "label": shown[other], "score": significant(share)} for other, share in related]
+def _splits(found: list[tuple[int, float]], shown: ShownLabels) -> list[dict[str, Any]]:
+    return [{"feature": other, "label": shown[other], "score": significant(share)} for other, share in found]
 
 
 def _history(coder: ServedCoder, feature: int) -> list[dict[str, Any]]:
@@ -227,7 +227,7 @@ def _history(coder: ServedCoder, feature: int) -> list[dict[str, Any]]:
     ]
     automatic = coder.labels.by_feature.get(feature)
     if automatic is not None:
-        entries.append({"text": one_line(automatic.text), "source": automatic.source, "created": automatic.created})
+        entries.append({"text": one_line(automatic.text), "source": automatic.kind, "created": made_at(automatic)})
     return entries
 
 
