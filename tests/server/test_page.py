@@ -488,6 +488,35 @@ def test_an_address_restores_what_its_sender_saw_and_back_goes_back(visit: Start
     page.wait_for_selector(".feature-head")
 
 
+def test_back_finds_the_list_where_it_was_left(visit: Start, made_up_url: str) -> None:
+    page = visit().page()
+    page.goto(f"{made_up_url}/#/c/main/browse")
+    settle(page)
+    page.locator(".card .feature-link").nth(25).scroll_into_view_if_needed()
+    left = page.evaluate("() => scrollY")
+    assert left > 500
+    page.locator(".card .feature-link").nth(25).click()
+    page.wait_for_selector(".feature-head")
+    assert page.evaluate("() => scrollY") == 0
+    page.go_back()
+    page.wait_for_function(f"() => Math.abs(scrollY - {left}) < 2")
+    page.click("text=next ›")
+    page.wait_for_function("() => location.hash.includes('offset=30') && scrollY === 0")
+
+
+def test_a_note_not_yet_saved_outlasts_a_look_elsewhere(visit: Start, made_up_url: str) -> None:
+    page = visit().page()
+    page.goto(f"{made_up_url}/#/c/main/feature/20")
+    settle(page)
+    page.fill("#note", "half a thought")
+    page.click(".walk a[rel=next]")
+    page.wait_for_function("() => location.hash.includes('feature/21')")
+    settle(page)
+    assert page.input_value("#note") == ""
+    page.go_back()
+    page.wait_for_function("() => document.querySelector('#note')?.value === 'half a thought'")
+
+
 def test_filters_sorts_and_pages_are_in_the_address(visit: Start, made_up_url: str) -> None:
     page = visit().page()
     page.goto(f"{made_up_url}/#/c/main/browse?form=phrase&min_score=0.7&sort=score&as=table")
