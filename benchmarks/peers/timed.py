@@ -75,6 +75,13 @@ def serve(make: Make, packages: list[str], threads: int) -> None:
             answer(error=f"{type(error).__name__}: {error}".splitlines()[0][:200])
 
 
+def processor_seconds(work: Callable[[], None]) -> float:
+    """What `work` takes of the processor: on one thread its time on an idle machine, however busy this one is."""
+    started = time.process_time()
+    work()
+    return time.process_time() - started
+
+
 def _run(subject: Subject, steps: int) -> dict[str, Any]:
     seconds = 0.0
     for _ in range(steps):

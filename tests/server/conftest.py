@@ -8,8 +8,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 from fastapi.testclient import TestClient
 from tests.features.index.built import tiny_index
@@ -17,6 +15,8 @@ from tests.measured import tiny_lm
 from transformers import PreTrainedTokenizerFast
 
 from saescope.features import FeatureIndex
+from saescope.features import labels as labelling
+from saescope.features.labels import Label, LabelTable
 from saescope.lm import LanguageModel
 from saescope.server import create_app
 
@@ -25,20 +25,10 @@ HEADERS = {"X-Saescope": "1"}
 
 
 def write_labels(index: Path, name: str, rows: list[tuple[int, str, str, float | None]]) -> Path:
-    feature, text, source, score = (list(column) for column in zip(*rows, strict=True))
-    table = pa.table(
-        {
-            "feature": pa.array(feature, pa.int32()),
-            "text": pa.array(text, pa.string()),
-            "source": pa.array(source, pa.string()),
-            "score": pa.array(score, pa.float32()),
-            "parts": pa.array(["{}"] * len(feature), pa.string()),
-        }
-    )
-    path = index / "labels" / f"{name}.parquet"
-    path.parent.mkdir(exist_ok=True)
-    pq.write_table(table, path)
-    return path
+    """A labelling run called `name`: feature, text, kind ("contrastive" or "llm"; the first one's is the run's), score."""
+    kind = rows[0][2]
+    labels = tuple(Label(feature, text, score, kind=own, version=name) for feature, text, own, score in rows)
+    return labelling.write_labels(FeatureIndex.open(index), LabelTable(labels, kind, name))
 
 
 @pytest.fixture(scope="session")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -16,6 +17,8 @@ from saescope.errors import UsageError, nearest
 if TYPE_CHECKING:
     from saescope.coders import SparseCoder
     from saescope.features import FeatureIndex
+    from saescope.features.exports import ExportedLabel
+    from saescope.server.people import Additions
 
 _EXAMPLE = "Example: saescope export-features run/coder/index --to html --features 12,904 --out features"
 FORMATS = {
@@ -42,6 +45,15 @@ def export_features(
             show_default="all that fire; for html 24, spread over how often they fire",
         ),
     ] = None,
+    in_list: Annotated[str | None, typer.Option("--list", help="The features of a list made in the explorer.")] = None,
+    starred: Annotated[bool, typer.Option("--starred", help="The features starred in the explorer.")] = False,
+    workspace: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder that the explorer was opened on, for people's labels and lists.",
+            show_default="the nearest above INDEX that has any",
+        ),
+    ] = None,
     model_id: Annotated[
         str | None, typer.Option(help="Neuronpedia's name for the model.", show_default="as the index records")
     ] = None,
@@ -60,18 +72,21 @@ def export_features(
     if to != "neuronpedia" and (model_id or source_set or logits):
         raise UsageError("--model-id, --source-set and --logits go with --to neuronpedia")
     opened = FeatureIndex.open(index)
-    chosen = whole_numbers("--features", features) if features is not None else None
+    labels, additions = _labels(opened, workspace)
+    chosen = _chosen(features, in_list, additions, starred=starred)
     console = Console(highlight=False, soft_wrap=True)
     if to == "html":
-        written, n = _html(opened, chosen, out)
+        written, n = _html(opened, chosen, out, labels)
     elif to == "parquet":
-        written, n = _parquet(opened, chosen, out)
+        written, n = _parquet(opened, chosen, out, labels)
     else:
-        written, n = _neuronpedia(opened, chosen, out, model_id, source_set, logits=logits, console=console)
+        written, n = _neuronpedia(opened, chosen, out, labels, model_id, source_set, logits=logits, console=console)
     console.print(f"{n:,} features of {escape(opened.manifest.coder.name)}: {FORMATS[to]}, in {escape(str(written))}")
 
 
-def _html(index: FeatureIndex, chosen: list[int] | None, out: Path) -> tuple[Path, int]:
+def _html(
+    index: FeatureIndex, chosen: list[int] | None, out: Path, labels: dict[int, ExportedLabel]
+) -> tuple[Path, int]:
     import torch
 
     from saescope.errors import OccupiedError, SaescopeError
@@ -89,14 +104,16 @@ def _html(index: FeatureIndex, chosen: list[int] | None, out: Path) -> tuple[Pat
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise SaescopeError(f"cannot make {out}: {error.strerror or error}; choose another --out") from None
-    return write_features_page(index, path, chosen), len(chosen)
+    return write_features_page(index, path, chosen, labels), len(chosen)
 
 
-def _parquet(index: FeatureIndex, chosen: list[int] | None, out: Path) -> tuple[Path, int]:
+def _parquet(
+    index: FeatureIndex, chosen: list[int] | None, out: Path, labels: dict[int, ExportedLabel]
+) -> tuple[Path, int]:
     from saescope.features.exports import chosen_features, write_parquet
 
     with stage_bar() as tell:
-        written = write_parquet(index, out, chosen, told=lambda done, total: tell("export", done, total))
+        written = write_parquet(index, out, chosen, labels=labels, told=lambda done, total: tell("export", done, total))
     return written, len(chosen_features(index, chosen))
 
 
@@ -104,6 +121,7 @@ def _neuronpedia(
     index: FeatureIndex,
     chosen: list[int] | None,
     out: Path,
+    labels: dict[int, ExportedLabel],
     model_id: str | None,
     source_set: str | None,
     *,
@@ -123,9 +141,64 @@ def _neuronpedia(
     lm = LanguageModel.load(str(index.manifest.model.get("spec", ""))) if logits else None
     with stage_bar() as tell:
         written = write_neuronpedia(
-            index, out, chosen, source=source, coder=coder, lm=lm, told=lambda done, total: tell("export", done, total)
+            index,
+            out,
+            chosen,
+            source=source,
+            labels=labels,
+            coder=coder,
+            lm=lm,
+            told=lambda done, total: tell("export", done, total),
         )
     return written, n
+
+
+@dataclass(frozen=True)
+class _PersonsLabel:
+    text: str
+    kind: str = "person"
+    score: float | None = None
+
+
+def _labels(index: FeatureIndex, workspace: Path | None) -> tuple[dict[int, ExportedLabel], Additions | None]:
+    """Every label, a person's before an automatic one, and what people have added; None where nobody has."""
+    from saescope.features.labels import read_labels
+    from saescope.server.people import FILE, People
+
+    found = read_labels(index)
+    labels: dict[int, ExportedLabel] = {} if found is None else dict(found.by_feature)
+    places = [workspace] if workspace else [index.path.resolve(), *index.path.resolve().parents]
+    folder = next((place for place in places if (place / FILE).exists()), None)
+    if folder is None:
+        if workspace is not None:
+            raise UsageError(f"{workspace} has no {FILE}: the explorer was not opened on it, or nobody added anything")
+        return labels, None
+    people = People(folder)
+    try:
+        additions = people.additions(index.manifest.coder.fingerprint)
+    finally:
+        people.close()
+    return labels | {feature: _PersonsLabel(text) for feature, text in additions.labels.items()}, additions
+
+
+def _chosen(
+    features: str | None, in_list: str | None, additions: Additions | None, *, starred: bool
+) -> list[int] | None:
+    """The features asked for in any way, None where none are."""
+    if features is None and in_list is None and not starred:
+        return None
+    chosen = whole_numbers("--features", features)
+    if in_list is not None:
+        lists = {} if additions is None else additions.lists
+        if in_list not in lists:
+            there = f"; there are {', '.join(lists)}" if lists else "; there are none"
+            raise UsageError(f"there is no list {in_list!r} of this coder{nearest(in_list, lists) or there}")
+        chosen += lists[in_list]
+    if starred:
+        if additions is None or not additions.starred:
+            raise UsageError("no feature of this coder is starred")
+        chosen += additions.starred
+    return chosen
 
 
 def _coder(index: FeatureIndex) -> SparseCoder | None:

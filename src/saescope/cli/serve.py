@@ -35,10 +35,12 @@ def serve(
     open_page: Annotated[bool, typer.Option("--open/--no-open", help="Open the page in a browser.")] = False,
 ) -> None:
     """Serve the explorer of the feature indexes in a folder, until Ctrl-C."""
-    from saescope.server.serving import Address, serve_until_stopped
-    from saescope.server.workspace import Workspace
+    from saescope.server.address import Address
 
     address = Address.bound(host, port, token)
+    from saescope.server.serving import serve_until_stopped
+    from saescope.server.workspace import Workspace
+
     opened = Workspace(workspace)
     console = Console(highlight=False, soft_wrap=True)
     for problem in opened.problems.values():

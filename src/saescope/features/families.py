@@ -112,6 +112,12 @@ class Splits:
     share: NDArray[np.float32]
     cosine: NDArray[np.float32]
 
+    @classmethod
+    def none(cls) -> Splits:
+        """No pairs at all."""
+        whole, share = np.zeros(0, np.int32), np.zeros(0, np.float32)
+        return cls(whole, whole, share, share)
+
     def into(self, feature: int) -> list[tuple[int, float]]:
         """The finer features that `feature` splits into, with P(feature | finer)."""
         here = self.coarse == feature

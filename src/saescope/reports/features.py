@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from saescope.features import FeatureIndex
@@ -81,7 +81,7 @@ def _outputs(index: FeatureIndex, feature: int) -> str:
         if index.has(name):
             pieces = [index.pieces([token])[0] for token in index.arrays[name][feature].tolist()]
             shown = " ".join(f"<bdi><code>{visible(piece)}</code></bdi>" for piece in pieces)
-            lines.append(f'<p class="quiet">{what} {shown}</p>')
+            lines.append(f'<p class="quiet tokens">{what} {shown}</p>')
     return "".join(lines)
 
 
@@ -106,22 +106,27 @@ def _examples(index: FeatureIndex, feature: int) -> str:
 
 
 def _related(index: FeatureIndex, feature: int, labels: Mapping[int, ExportedLabel], here: set[int]) -> str:
-    kinds = (
-        ("fires with", "coactive", "coactive_phi", "phi"),
-        ("writes like", "nearest_decoder", "nearest_decoder_cosine", "cosine"),
-    )
     lines = []
-    for what, name, values, measure in kinds:
-        if not (index.has(name) and index.has(values)):
-            continue
-        others = [
-            f"{_link(int(other), labels, here)} ({measure} {value:.2f})"
-            for other, value in zip(index.arrays[name][feature], index.arrays[values][feature], strict=True)
-            if other >= 0
-        ]
-        if others:
-            lines.append(f"<li>{what} {', '.join(others[:_RELATED])}</li>")
-    return f'<ul class="quiet">{"".join(lines)}</ul>' if lines else ""
+    for what, measure, others in _relations(index, feature):
+        shown = [f"{_link(other, labels, here)} ({measure} {value:.2f})" for other, value in others[:_RELATED]]
+        if shown:
+            lines.append(f"<li>{what} {', '.join(shown)}</li>")
+    return f'<ul class="quiet related">{"".join(lines)}</ul>' if lines else ""
+
+
+def _relations(index: FeatureIndex, feature: int) -> Iterator[tuple[str, str, list[tuple[int, float]]]]:
+    """What relates, by which measure, and to whom, as far as the index knows."""
+    if index.has("coactive"):
+        yield "fires with", "phi", _listed(index, "coactive", "coactive_phi", feature)
+    if index.has("nearest_decoder"):
+        yield "writes like", "cosine", _listed(index, "nearest_decoder", "nearest_decoder_cosine", feature)
+    yield "splits into", "share within it", index.splits.into(feature)
+    yield "part of", "share within that", index.splits.of(feature)
+
+
+def _listed(index: FeatureIndex, name: str, values: str, feature: int) -> list[tuple[int, float]]:
+    both = zip(index.arrays[name][feature].tolist(), index.arrays[values][feature].tolist(), strict=True)
+    return [(other, value) for other, value in both if other >= 0]
 
 
 def _link(feature: int, labels: Mapping[int, ExportedLabel], here: set[int]) -> str:

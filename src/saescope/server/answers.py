@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 TEXT_LIMIT = 20_000
 TOKEN_LIMIT = 1_024
@@ -16,6 +17,17 @@ CONTEXT_LIMIT = 256
 
 class Answer(BaseModel):
     model_config = ConfigDict(extra="forbid")
+
+
+_HALF_CHARACTER = re.compile(r"[\ud800-\udfff]")
+
+
+def _whole_characters(text: object) -> object:
+    return _HALF_CHARACTER.sub("\ufffd", text) if isinstance(text, str) else text
+
+
+Text = Annotated[str, BeforeValidator(_whole_characters)]
+"""Text as people paste it: half a character, which JSON can carry and UTF-8 cannot, is one that is not there."""
 
 
 class Asked(BaseModel):
@@ -282,7 +294,7 @@ class Position(Answer):
 
 
 class LabelAsked(Asked):
-    text: Annotated[str, Field(max_length=LABEL_LIMIT)]
+    text: Annotated[Text, Field(max_length=LABEL_LIMIT)]
     revision: Annotated[int, Field(ge=0, lt=2**31)]
 
 
@@ -292,7 +304,7 @@ class LabelKept(Answer):
 
 
 class NoteAsked(Asked):
-    text: Annotated[str, Field(max_length=NOTE_LIMIT)]
+    text: Annotated[Text, Field(max_length=NOTE_LIMIT)]
     revision: Annotated[int, Field(ge=0, lt=2**31)]
 
 
@@ -301,7 +313,7 @@ class Star(Asked):
 
 
 class Lists(Asked):
-    lists: Annotated[list[Annotated[str, Field(max_length=200)]], Field(max_length=100)]
+    lists: Annotated[list[Annotated[Text, Field(max_length=200)]], Field(max_length=100)]
 
 
 class ListCount(Answer):
@@ -318,13 +330,13 @@ class ListCounts(Answer):
 
 class Turn(Asked):
     role: Literal["system", "user", "assistant"]
-    content: Annotated[str, Field(max_length=TEXT_LIMIT)]
+    content: Annotated[Text, Field(max_length=TEXT_LIMIT)]
 
 
 class TextAsked(Asked):
     """A text as it stands, or the turns of a conversation as the model's chat template writes them."""
 
-    text: Annotated[str, Field(max_length=TEXT_LIMIT)] | None = None
+    text: Annotated[Text, Field(max_length=TEXT_LIMIT)] | None = None
     turns: Annotated[list[Turn], Field(max_length=64)] | None = None
 
     @model_validator(mode="after")
@@ -378,8 +390,8 @@ class SteerAsked(TextAsked):
 
 class ComparePromptsAsked(Asked):
     coder: str
-    a: Annotated[str, Field(max_length=TEXT_LIMIT)]
-    b: Annotated[str, Field(max_length=TEXT_LIMIT)]
+    a: Annotated[Text, Field(max_length=TEXT_LIMIT)]
+    b: Annotated[Text, Field(max_length=TEXT_LIMIT)]
 
 
 class Difference(Answer):
@@ -402,7 +414,7 @@ class ComparedPrompts(Answer):
 
 class CompareCodersAsked(Asked):
     coders: Annotated[list[str], Field(min_length=1, max_length=8)]
-    text: Annotated[str, Field(max_length=TEXT_LIMIT)]
+    text: Annotated[Text, Field(max_length=TEXT_LIMIT)]
 
 
 class CoderResult(PromptResult):

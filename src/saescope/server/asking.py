@@ -93,7 +93,7 @@ class ShownLabels:
         if own is None:
             return None
         score = None if own.score is None else float(f"{own.score:.3f}")
-        return {"text": plain(own.text), "source": own.source, "score": score}
+        return {"text": plain(own.text), "source": own.kind, "score": score}
 
 
 def sent(content: Any) -> Response:

@@ -1,90 +1,58 @@
-"""The automatic labels of an index: files under `labels/`, the newest of each feature winning."""
+"""The automatic labels of an index as they are on disk now."""
 
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 
-import numpy as np
-import pyarrow.parquet as pq
-
-from saescope.errors import FeatureIndexError
-
-FOLDER = "labels"
-_SOURCES = ("contrastive", "llm")
-
-
-@dataclass(frozen=True)
-class AutomaticLabel:
-    """score is None where the label was not tried."""
-
-    text: str
-    source: str
-    score: float | None
-    created: str
+from saescope.features.index import FeatureIndex
+from saescope.features.labels import Label, read_labels
+from saescope.features.labels.table import LABELS
 
 
 @dataclass(frozen=True)
 class AutomaticLabels:
-    """By feature. `version` changes whenever a file does."""
+    """Each feature's newest label. `version` changes whenever a file does."""
 
     version: str = ""
-    by_feature: dict[int, AutomaticLabel] = field(default_factory=dict)
+    by_feature: dict[int, Label] = field(default_factory=dict)
 
     @property
     def source(self) -> str:
-        """The source of most of them."""
-        sources = [label.source for label in self.by_feature.values()]
-        return max(_SOURCES, key=sources.count) if sources else ""
+        """How most of them came about; empty where there are none."""
+        kinds = Counter(label.kind for label in self.by_feature.values())
+        return kinds.most_common(1)[0][0] if kinds else ""
 
 
-def labels_version(index: Path) -> str:
+def labels_version(index: FeatureIndex) -> str:
     """Which label files an index has now: cheap enough to ask at every page."""
+    folder = index.path / LABELS
     try:
-        found = sorted((path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in _files(index))
+        files = sorted((path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in _files(folder))
     except OSError:
         return ""
-    return hashlib.sha256(repr(found).encode()).hexdigest()[:16] if found else ""
+    return hashlib.sha256(repr(files).encode()).hexdigest()[:16] if files else ""
 
 
-def read_labels(index: Path, d_sae: int) -> AutomaticLabels:
-    """All label files of an index. FeatureIndexError, naming the file, where one is damaged or of another coder."""
-    version = labels_version(index)
-    found: dict[int, AutomaticLabel] = {}
-    for path in sorted(_files(index), key=lambda path: (path.stat().st_mtime_ns, path.name)):
-        created = datetime.fromtimestamp(path.stat().st_mtime, UTC).isoformat(timespec="seconds")
-        found |= _read(path, d_sae, created)
-    return AutomaticLabels(version, found)
+def automatic_labels(index: FeatureIndex, version: str) -> AutomaticLabels:
+    """FeatureIndexError, naming the file, where one of them is damaged."""
+    table = read_labels(index)
+    known = {} if table is None else table.by_feature
+    return AutomaticLabels(version, {number: label for number, label in known.items() if 0 <= number < index.d_sae})
 
 
-def _files(index: Path) -> list[Path]:
-    folder = index / FOLDER
-    return [path for path in folder.glob("*.parquet") if not path.name.startswith(".")] if folder.is_dir() else []
-
-
-def _read(path: Path, d_sae: int, created: str) -> dict[int, AutomaticLabel]:
+def made_at(label: Label) -> str:
+    """When a label's run was, as ISO 8601; empty where its version does not say."""
     try:
-        names = set(pq.read_schema(path).names)
-        table = pq.read_table(path, columns=["feature", "text", *(names & {"source", "score"})])
-        features = table["feature"].to_pylist()
-        texts = table["text"].to_pylist()
-        rows = table.num_rows
-        sources = table["source"].to_pylist() if "source" in names else ["contrastive"] * rows
-        scores = table["score"].to_pylist() if "score" in names else [None] * rows
-        if rows and not 0 <= int(np.min(features)) <= int(np.max(features)) < d_sae:
-            raise ValueError(f"its features are not those of a coder of {d_sae}")
-    except (OSError, KeyError, ValueError, TypeError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise FeatureIndexError(f"damaged {path}: {reason}; remove it, or label again") from None
-    return {
-        feature: AutomaticLabel(
-            text,
-            source if source in _SOURCES else "contrastive",
-            None if score is None or not np.isfinite(score) else float(score),
-            created,
+        return (
+            datetime.strptime(label.version[:21], "%Y%m%dT%H%M%S%f").replace(tzinfo=UTC).isoformat(timespec="seconds")
         )
-        for feature, text, source, score in zip(features, texts, sources, scores, strict=True)
-        if text
-    }
+    except ValueError:
+        return ""
+
+
+def _files(folder: Path) -> list[Path]:
+    return [path for path in folder.glob("*.parquet") if not path.name.startswith(".")] if folder.is_dir() else []

@@ -13,7 +13,6 @@ from collections.abc import Iterable, Mapping
 import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
-from sklearn.decomposition import TruncatedSVD
 
 from saescope.features.index import FeatureIndex
 from saescope.features.index.loops import NONE
@@ -69,6 +68,9 @@ class _Bags:
         frequency = np.bincount(counts.indices, minlength=counts.shape[1])
         self._idf = np.log((1 + index.d_sae) / (1 + frequency)).astype(np.float32)
         self._bags = self._weighted(counts)
+        # Imported here: a second that a server need not begin with.
+        from sklearn.decomposition import TruncatedSVD
+
         n = min(_DIRECTIONS, min(self._bags.shape) - 1)
         self._svd = TruncatedSVD(n, n_iter=3, random_state=0).fit(self._bags) if n >= 2 else None
         self._places = None if self._svd is None else _unit(self._svd.transform(self._bags))

@@ -187,6 +187,8 @@ class ModelWorker:
                     if not one:
                         return
                     yield one[0]
+            except Cancelled:
+                return
             finally:
                 generator.close()
 

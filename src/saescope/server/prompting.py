@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -25,7 +24,6 @@ from saescope.text.encoding import TextEncoder
 from saescope.text.sequences import Sequencer
 
 _STRONGEST = 50
-_SURROGATE = re.compile(r"[\ud800-\udfff]")
 
 
 @dataclass(frozen=True)
@@ -53,8 +51,7 @@ def tokenized(
     encoder, before = _encoder(lm, options)
     if turns is not None:
         text = _conversation(lm, turns, reply)
-    # Half a character, which no encoding has, is a character that is not there.
-    ids = encoder.encode([_whole(text or "")])[0].tokens.tolist()
+    ids = encoder.encode([text or ""])[0].tokens.tolist()
     if turns is not None and before and ids[: len(before)] == list(before):
         ids = ids[len(before) :]
     if not ids:
@@ -66,7 +63,7 @@ def tokenized(
 def _conversation(lm: LanguageModel, turns: Sequence[Mapping[str, str]], reply: bool) -> str:
     if not lm.tokenizer.chat_template:
         raise UsageError(f"the tokenizer of {lm.name} has no chat template; send text instead of turns")
-    messages = [{"role": turn["role"], "content": _whole(turn["content"])} for turn in turns]
+    messages = [{"role": turn["role"], "content": turn["content"]} for turn in turns]
     try:
         return str(lm.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=reply))
     except Exception as error:
@@ -86,10 +83,6 @@ def _encoder(lm: LanguageModel, options: SequenceOptions) -> tuple[TextEncoder, 
 @lru_cache(maxsize=8)
 def token_text(lm: LanguageModel) -> TokenText:
     return TokenText(lm.tokenizer)
-
-
-def _whole(text: str) -> str:
-    return _SURROGATE.sub("\ufffd", text)
 
 
 @dataclass(frozen=True)

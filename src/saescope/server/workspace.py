@@ -22,7 +22,7 @@ from saescope.features.index import FeatureIndex, coder_fingerprint
 from saescope.features.index.manifest import KIND, MANIFEST
 from saescope.lm import LanguageModel
 from saescope.server.browse import FeatureTable
-from saescope.server.labels import AutomaticLabels, labels_version, read_labels
+from saescope.server.labels import AutomaticLabels, automatic_labels, labels_version
 from saescope.server.meaning import MeaningSearch
 from saescope.server.people import People
 from saescope.server.plain_text import one_line
@@ -63,10 +63,10 @@ class ServedCoder:
             return self._labels
         with self._labels_lock:
             self._labels_looked_at = now
-            version = labels_version(self.index.path)
+            version = labels_version(self.index)
             if version != self._labels.version:
                 try:
-                    self._labels = read_labels(self.index.path, self.index.d_sae)
+                    self._labels = automatic_labels(self.index, version)
                     self.label_problem = ""
                 except FeatureIndexError as error:
                     # The labels that were there go on being shown.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import duckdb
 import pytest
 from tests.features.index.built import tiny_index
 from transformers import PreTrainedTokenizerFast
@@ -11,6 +12,8 @@ from transformers import PreTrainedTokenizerFast
 from saescope import cli
 from saescope.errors import FeatureIndexError, OccupiedError, UsageError
 from saescope.features import FeatureIndex
+from saescope.features.labels import Label, LabelTable, write_labels
+from saescope.server.people import People
 
 
 @pytest.fixture(scope="module")
@@ -51,6 +54,41 @@ def test_without_features_named(index: FeatureIndex, tmp_path: Path, capsys: pyt
     page, tables = capsys.readouterr().out.splitlines()
     assert page.startswith("24 features of random: one page")
     assert tables.startswith(f"{int((index.count > 0).sum())} features of random: two tables")
+
+
+def test_peoples_labels_lists_and_stars(
+    index: FeatureIndex, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A person's label wins over an automatic one; lists and stars choose."""
+    one, two, three = index.count.argsort()[-3:].tolist()
+    automatic = [Label(one, "made by rule", 0.9), Label(two, "also by rule", 0.8)]
+    write_labels(index, LabelTable(tuple(automatic), "contrastive", "20260101T000000-contrastive"))
+    workspace = index.path.parent.parent
+    people = People(workspace)
+    coder = index.manifest.coder.fingerprint
+    people.write("label", coder, one, "said by a person", 0)
+    people.star(coder, three, True)
+    people.put_in_lists(coder, one, ["mine"])
+    people.put_in_lists(coder, two, ["mine"])
+    people.close()
+    export(index.path, "--to", "parquet", "--list", "mine", "--starred", "--out", tmp_path / "tables")
+    rows = duckdb.sql(
+        f"select feature, label, label_kind, label_score from '{tmp_path}/tables/features.parquet' order by 1"
+    ).fetchall()
+    assert rows == sorted(
+        [
+            (one, "said by a person", "person", None),
+            (two, "also by rule", "contrastive", 0.8),
+            (three, None, None, None),
+        ]
+    )
+    export(index.path, "--to", "html", "--list", "mine", "--workspace", workspace, "--out", tmp_path / "page")
+    assert "said by a person" in (tmp_path / "page" / "features.html").read_text()
+    with pytest.raises(UsageError, match="there is no list 'mien' of this coder; nearest: mine"):
+        export(index.path, "--to", "html", "--list", "mien", "--out", tmp_path / "other")
+    with pytest.raises(UsageError, match="has no people"):
+        export(index.path, "--to", "html", "--list", "mine", "--workspace", tmp_path, "--out", tmp_path / "other")
+    assert not (tmp_path / "other").exists()
 
 
 def test_refusals(index: FeatureIndex, tmp_path: Path) -> None:

@@ -85,7 +85,7 @@ def write_forms(folder: Path, manifest: IndexManifest, tokenizer: PreTrainedToke
 
 def write_families(folder: Path, manifest: IndexManifest, coder: SparseCoder) -> None:
     """Write each feature's level and family, and of a Matryoshka coder which finer features a coarse one splits into: pairs
-    `split_coarse`, `split_fine` with their `split_share`."""
+    `split_coarse`, `split_fine` with their `split_share` and `split_cosine`."""
 
     def read(name: str) -> NDArray[Any]:
         return np.asarray(read_array(folder, name))
@@ -102,6 +102,7 @@ def write_families(folder: Path, manifest: IndexManifest, coder: SparseCoder) ->
     write_array(folder, "split_coarse", found.coarse)
     write_array(folder, "split_fine", found.fine)
     write_array(folder, "split_share", found.share)
+    write_array(folder, "split_cosine", found.cosine)
 
 
 def _forget(folder: Path, *names: str) -> None:

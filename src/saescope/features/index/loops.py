@@ -132,6 +132,27 @@ def _context_hash(position: int, tokens: I32, first: int, end: int) -> np.uint64
 
 
 @compiled
+def strongest_first(bits: U16, order: I32, spare: I32) -> None:
+    """`order` becomes the entries from the largest to the smallest, the earlier among equals: a radix sort by two bytes."""
+    n = bits.shape[0]
+    low, high = np.zeros(257, np.int64), np.zeros(257, np.int64)
+    for i in range(n):
+        low[256 - (bits[i] & 255)] += 1
+        high[256 - (bits[i] >> 8)] += 1
+    for key in range(256):
+        low[key + 1] += low[key]
+        high[key + 1] += high[key]
+    for i in range(n):
+        key = 255 - (bits[i] & 255)
+        spare[low[key]] = i
+        low[key] += 1
+    for j in range(n):
+        key = 255 - (bits[spare[j]] >> 8)
+        order[high[key]] = spare[j]
+        high[key] += 1
+
+
+@compiled
 def choose_examples(
     start: int,
     stop: int,
@@ -151,12 +172,16 @@ def choose_examples(
     n_groups, room = examples.shape[1], examples.shape[2]
     used = np.empty(n_groups * room, np.uint64)
     taken = np.empty(room, np.int32)
+    most = 0
+    for feature in range(start, stop):
+        most = max(most, offsets[feature + 1] - offsets[feature])
+    order, spare = np.empty(most, np.int32), np.empty(most, np.int32)
     for feature in range(start, stop):
         first = offsets[feature]
         n = offsets[feature + 1] - first
         if n == 0:
             continue
-        order = np.argsort(np.uint16(65535) - bits[first : first + n], kind="mergesort")
+        strongest_first(bits[first : first + n], order, spare)
         n_used = 0
         for group in range(n_groups):
             if group == 0:
@@ -205,8 +230,8 @@ def coactive_range(
     stop: int,
     offsets: I64,
     positions: U32,
-    token_offsets: I64,
-    token_features: U32,
+    token_offsets: I64 | U32,
+    token_features: U32 | U16,
     count: I64,
     n_tokens: int,
     most: int,
@@ -224,25 +249,39 @@ def coactive_range(
     n_features = count.shape[0]
     n_kept = partner.shape[1]
     times = np.zeros(n_features, np.int32)
-    met = np.empty(n_features, np.int32)
+    met, met_times = np.empty(n_features, np.int32), np.empty(n_features, np.int32)
     for feature in range(start, stop):
-        n = offsets[feature + 1] - offsets[feature]
+        first = offsets[feature]
+        n = offsets[feature + 1] - first
         looked = min(n, most)
-        n_met = 0
+        n_entries = np.int64(0)
         for j in range(looked):
-            position = positions[offsets[feature] + j * n // looked]
-            for i in range(token_offsets[position], token_offsets[position + 1]):
-                other = token_features[i]
-                if times[other] == 0:
-                    met[n_met] = other
+            position = positions[first + (j if looked == n else j * n // looked)]
+            begin, end = np.int64(token_offsets[position]), np.int64(token_offsets[position + 1])
+            n_entries += end - begin
+            for i in range(begin, end):
+                times[np.int64(token_features[i])] += 1
+        n_met = 0
+        if 8 * n_entries > n_features:
+            for each in range(n_features):
+                if times[each] >= least:
+                    met[n_met], met_times[n_met] = each, times[each]
                     n_met += 1
-                times[other] += 1
+            times[:] = 0
+        else:
+            # A look at every feature would cost more than a second one at these few entries.
+            for j in range(looked):
+                position = positions[first + (j if looked == n else j * n // looked)]
+                for i in range(np.int64(token_offsets[position]), np.int64(token_offsets[position + 1])):
+                    here = np.int64(token_features[i])
+                    if times[here] >= least:
+                        met[n_met], met_times[n_met] = here, times[here]
+                        n_met += 1
+                    times[here] = 0
         own = float(n)
         for j in range(n_met):
-            other = met[j]
-            seen = times[other]
-            times[other] = 0
-            if other == feature or seen < least:
+            other, seen = met[j], met_times[j]
+            if other == feature:
                 continue
             both = min(seen * own / looked, float(count[other]))
             their = float(count[other])

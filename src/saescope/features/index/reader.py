@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from saescope.activations.documents import DOCUMENTS, decode_documents
 from saescope.errors import FeatureIndexError, StoreError, UsageError
 from saescope.features.contexts import Context
+from saescope.features.families import Splits
 from saescope.features.index.arrays import ARRAYS, array_path, read_array
 from saescope.features.index.loops import NONE
 from saescope.features.index.manifest import MANIFEST, IndexManifest, check_sizes, verify
@@ -226,6 +227,14 @@ class FeatureIndex:
         order = np.lexsort((first, -times))
         found: list[int] = tokens[order][:n].tolist()
         return found
+
+    @cached_property
+    def splits(self) -> Splits:
+        """Of a Matryoshka coder: which finer features a coarse one splits into. No pairs where the index has none."""
+        names = ("coarse", "fine", "share", "cosine")
+        if not all(self.has(f"split_{name}") for name in names):
+            return Splits.none()
+        return Splits(*(np.asarray(self.arrays[f"split_{name}"]) for name in names))
 
     @cached_property
     def tokenizer(self) -> PreTrainedTokenizerBase:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -74,7 +75,7 @@ class Rules:
         return Rules(*(np.concatenate([getattr(part, f.name) for part in parts]) for f in fields(Rules)))
 
 
-def arrays_of(words: Words) -> tuple[NDArray[np.generic], ...]:
+def arrays_of(words: Words) -> tuple[Any, ...]:
     """What the loops read of a text's words."""
     return (
         words.slots,
@@ -82,6 +83,7 @@ def arrays_of(words: Words) -> tuple[NDArray[np.generic], ...]:
         words.run_start,
         words.run_item,
         words.region,
+        words.space,
         words.content_of,
         words.content_item,
         words.content_end,
@@ -274,7 +276,7 @@ def learn(windows: Windows, words: Words) -> Rules:
         np.zeros((n, 2, MOST_ITEMS), np.float32),
         np.full(n, np.nan, np.float32),
     )
-    fixed = (
+    fixed: tuple[Any, ...] = (
         windows.positions[:, 0],
         windows.counts[:, 0],
         arrays_of(words),
@@ -293,8 +295,16 @@ def learn(windows: Windows, words: Words) -> Rules:
 def held(rules: Rules, windows: Windows, words: Words) -> NDArray[np.bool_]:
     """Whether each feature's rule holds at each held-out position: [features, kind, most]."""
     out = np.zeros(windows.positions[:, 1].shape, np.bool_)
-    fixed = (windows.positions[:, 1], windows.counts[:, 1], arrays_of(words), rules.slot, rules.either, rules.item, out)
-    in_ranges(lambda start, stop: held_features(start, stop, *fixed), out.shape[0], 64)
+    fixed: tuple[Any, ...] = (
+        windows.positions[:, 1],
+        windows.counts[:, 1],
+        arrays_of(words),
+        rules.slot,
+        rules.either,
+        rules.item,
+        out,
+    )
+    in_ranges(lambda start, stop: held_features(start, stop, *fixed), windows.counts.shape[0], 64)
     return out
 
 

@@ -11,6 +11,7 @@ from starlette.responses import Response
 from saescope.server import answers
 from saescope.server.asking import CoderHere, FeatureHere, NotFound, ShownLabels, sent
 from saescope.server.contexts import contexts, significant, significant_all, token_shown
+from saescope.server.labels import made_at
 from saescope.server.plain_text import one_line
 from saescope.server.routes.features import family_of, shown_part
 from saescope.server.workspace import ServedCoder
@@ -57,8 +58,8 @@ def feature(coder: CoderHere, f: FeatureHere) -> Response:
             "sources": _sources(coder, f),
             "documents": _documents(coder, f),
             "family": _family(coder, f, shown),
-            "splits_into": _splits(coder, "splits_into", f, shown),
-            "split_of": _splits(coder, "split_of", f, shown),
+            "splits_into": _splits(index.splits.into(f), shown),
+            "split_of": _splits(index.splits.of(f), shown),
             "note": {"text": note.text, "revision": note.revision},
             "label_revision": label.revision,
             "label_history": _history(coder, f),
@@ -215,18 +216,8 @@ def _family(coder: ServedCoder, feature: int, shown: ShownLabels) -> dict[str, A
     return {"id": family, "members": [{"feature": member, "label": shown[member]} for member in members]}
 
 
-def _splits(coder: ServedCoder, name: str, feature: int, shown: ShownLabels) -> list[dict[str, Any]]:
-    """Of a Matryoshka coder: the finer features that share a coarse one's firings, or the coarse one of a fine one."""
-    index = coder.index
-    if not index.has(name) or not index.has(f"{name}_score"):
-        return []
-    others = np.atleast_1d(index.arrays[name][feature]).tolist()
-    scores = np.atleast_1d(index.arrays[f"{name}_score"][feature]).tolist()
-    return [
-        {"feature": other, "label": shown[other], "score": significant(score)}
-        for other, score in zip(others, scores, strict=True)
-        if other >= 0
-    ]
+def _splits(found: list[tuple[int, float]], shown: ShownLabels) -> list[dict[str, Any]]:
+    return [{"feature": other, "label": shown[other], "score": significant(share)} for other, share in found]
 
 
 def _history(coder: ServedCoder, feature: int) -> list[dict[str, Any]]:
@@ -236,7 +227,7 @@ def _history(coder: ServedCoder, feature: int) -> list[dict[str, Any]]:
     ]
     automatic = coder.labels.by_feature.get(feature)
     if automatic is not None:
-        entries.append({"text": one_line(automatic.text), "source": automatic.source, "created": automatic.created})
+        entries.append({"text": one_line(automatic.text), "source": automatic.kind, "created": made_at(automatic)})
     return entries
 
 

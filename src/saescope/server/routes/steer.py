@@ -9,7 +9,7 @@ from typing import Any
 from fastapi import APIRouter
 from starlette.responses import StreamingResponse
 
-from saescope.errors import SaescopeError
+from saescope.errors import SaescopeError, UsageError
 from saescope.lm import LanguageModel
 from saescope.server import answers
 from saescope.server.asking import CoderHere, ServedNow, known_feature
@@ -30,6 +30,10 @@ async def steer(asked: answers.SteerAsked, coder: CoderHere, served: ServedNow) 
     end. What goes wrong before the first line is an error as everywhere; afterwards a last line of event `error`."""
     feature = known_feature(coder, asked.feature)
     maximum = float(coder.index.maximum[feature])
+    if not maximum:
+        raise UsageError(
+            f"feature {feature} never fired on the indexed text: it has no maximum to measure a strength by"
+        )
 
     def work(lm: LanguageModel, stop: Stop) -> Generator[dict[str, Any], None, None]:
         subject = coder.subject()

@@ -1,0 +1,139 @@
+"""What is found below a folder, what is refused and by which name, and what happens while it is open."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from fastapi.testclient import TestClient
+
+from saescope.errors import FeatureIndexError, WorkspaceError
+from saescope.server import Workspace
+
+
+def test_a_folder_an_index_and_what_lies_between(workspace: Path) -> None:
+    for folder in (workspace, workspace / "coder", workspace / "coder" / "index"):
+        assert list(Workspace(folder).coders) == ["random"]
+    shutil.copytree(workspace / "coder" / "index", workspace / "deeper" / "down" / "index")
+    assert list(Workspace(workspace).coders) == ["random", "random-2"]
+
+
+def test_a_folder_without_an_index_says_what_to_do(tmp_path: Path) -> None:
+    for folder in (tmp_path, tmp_path / "nowhere"):
+        with pytest.raises(WorkspaceError, match="saescope index") as caught:
+            Workspace(folder)
+        assert "\n" not in str(caught.value)
+    assert not list(tmp_path.iterdir()), "nothing is written where nothing is served"
+    (tmp_path / "manifest.json").write_text('{"kind": "something else"}')
+    with pytest.raises(WorkspaceError, match="no finished feature index"):
+        Workspace(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "name", ["arrays/feature_values.npy", "arrays/tokens.npy", "features.parquet", "documents.parquet", "manifest.json"]
+)
+@pytest.mark.parametrize("how", ["cut", "gone"])
+def test_a_damaged_index_is_refused_by_the_files_name(workspace: Path, name: str, how: str) -> None:
+    path = workspace / "coder" / "index" / name
+    if how == "cut":
+        path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    else:
+        path.unlink()
+    expected = WorkspaceError if (name, how) == ("manifest.json", "gone") else FeatureIndexError
+    with pytest.raises(expected) as caught:
+        Workspace(workspace)
+    assert "\n" not in str(caught.value)
+    if expected is FeatureIndexError:
+        assert Path(name).name in str(caught.value)
+
+
+def test_one_damaged_index_does_not_take_the_others_along(
+    workspace: Path, client_of: Callable[..., TestClient]
+) -> None:
+    shutil.copytree(workspace / "coder" / "index", workspace / "broken")
+    (workspace / "broken" / "arrays" / "tokens.npy").unlink()
+    with client_of(workspace) as client:
+        found = client.get("/api/workspace").json()
+        assert [coder["id"] for coder in found["coders"]] == ["random"]
+        (job,) = found["jobs"]
+        assert job["state"] == "failed"
+        assert "tokens.npy" in job["message"]
+
+
+def test_content_that_is_damaged_behind_its_length_is_named_too(
+    workspace: Path, client_of: Callable[..., TestClient]
+) -> None:
+    path = workspace / "coder" / "index" / "features.parquet"
+    path.write_bytes(b"\0" * path.stat().st_size)
+    with client_of(workspace) as client:
+        response = client.get("/api/coders/random/features")
+        assert response.status_code == 500
+        assert "features.parquet" in response.json()["detail"]
+        assert client.get("/api/coders/random/features/0").status_code == 200
+
+
+def test_indexes_come_and_go_while_it_is_open(workspace: Path) -> None:
+    opened = Workspace(workspace)
+    shutil.copytree(workspace / "coder" / "index", workspace / "second")
+    opened.refresh()
+    assert list(opened.coders) == ["random"], "not looked again at once"
+    opened._scanned = 0.0
+    opened.refresh()
+    assert list(opened.coders) == ["random", "random-2"]
+    shutil.rmtree(workspace / "second")
+    opened._scanned = 0.0
+    opened.refresh()
+    assert list(opened.coders) == ["random"]
+
+
+def test_a_build_under_way_is_a_job(workspace: Path, client_of: Callable[..., TestClient]) -> None:
+    building = workspace / "building"
+    shutil.copytree(workspace / "coder" / "index", building)
+    manifest = json.loads((building / "manifest.json").read_text())
+    (building / "manifest.json").write_text(json.dumps({**manifest, "complete": False}))
+    progress = {"stage": "encode", "done": 5, "total": 10, "pid": os.getpid(), "updated": "now"}
+    (building / "progress.json").write_text(json.dumps(progress))
+    with client_of(workspace) as client:
+        (job,) = client.get("/api/jobs").json()
+        assert (job["kind"], job["stage"], job["done"], job["total"], job["state"]) == (
+            "index",
+            "encode",
+            5,
+            10,
+            "running",
+        )
+        (building / "progress.json").write_text(json.dumps({**progress, "pid": 2**22 + 12345}))
+        client.app.state.served.workspace._scanned = 0.0  # type: ignore[attr-defined]
+        (job,) = client.get("/api/jobs").json()
+        assert job["state"] == "failed"
+        assert "unfinished" in job["message"]
+
+
+def test_labelling_is_a_job(workspace: Path, client_of: Callable[..., TestClient]) -> None:
+    import threading
+
+    begun, go = threading.Event(), threading.Event()
+
+    def labeller(coder: object, tell: Callable[[str, int, int], None]) -> None:
+        tell("windows", 3, 9)
+        begun.set()
+        go.wait(10)
+
+    with client_of(workspace, labellers={"contrastive": labeller}) as client:
+        job = client.post("/api/coders/random/label-job", json={"kind": "contrastive"}).json()
+        begun.wait(10)
+        again = client.post("/api/coders/random/label-job", json={"kind": "contrastive"}).json()
+        assert again["id"] == job["id"]
+        assert (again["stage"], again["done"], again["total"], again["state"]) == ("windows", 3, 9, "running")
+        go.set()
+        client.app.state.served.jobs._own[0].thread.join(10)  # type: ignore[attr-defined]
+        assert client.get("/api/jobs").json()[0]["state"] == "done"
+    with client_of(workspace, labellers={"contrastive": lambda coder, tell: 1 / 0}) as client:
+        client.post("/api/coders/random/label-job", json={})
+        client.app.state.served.jobs._own[0].thread.join(10)  # type: ignore[attr-defined]
+        (job,) = client.get("/api/jobs").json()
+        assert (job["state"], job["message"]) == ("failed", "ZeroDivisionError: division by zero")
