@@ -27,7 +27,7 @@ NOT_RUN = (
     "saescope demo",
 )
 # Pages whose reader has built an index before.
-WITH_INDEX = {"exports.md"}
+WITH_INDEX = {"exports.md", "serve.md"}
 SMALLER = (
     (r"--tokens \d{4,}", "--tokens 5000"),
     (r"--tokens 0", "--tokens 512"),

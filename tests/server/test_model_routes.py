@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import http.client
 import json
 import threading
 import time
@@ -18,6 +19,7 @@ from fastapi.testclient import TestClient
 from starlette.requests import Request
 from tests.measured import POINT, tiny_lm
 from tests.server.conftest import HEADERS, HERE
+from tests.server.visiting import served
 from transformers import PreTrainedTokenizerFast
 
 from saescope.activations import KeptRule
@@ -345,7 +347,7 @@ def test_a_model_that_cannot_be_had_is_told_and_tried_again(workspace: Path, lm:
     worker = ModelWorker("odd", load=at_second)
     with TestClient(create_app(workspace, worker=worker), base_url=HERE, headers=HEADERS) as client:
         response = client.post(f"{CODER}/prompt", json={"text": "dog"})
-        assert response.status_code == 500
+        assert response.status_code == 409
         assert response.json()["detail"] == "there is no such model"
         assert client.get("/api/workspace").json()["model"]["message"] == "there is no such model"
         assert client.post(f"{CODER}/prompt", json={"text": "dog"}).status_code == 200
@@ -488,3 +490,38 @@ def test_an_unforeseen_failure_while_loading_is_one_line(lm: LanguageModel) -> N
             await worker.run(asking(_Client()), lambda lm, stop: 1)
 
     asyncio.run(main())
+
+
+def test_a_tab_that_is_closed_ends_its_completion(
+    workspace: Path, lm: LanguageModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Over a real connection: nothing is made for who no longer reads, and the place is free again."""
+    steps: list[int] = []
+    closed = threading.Event()
+
+    def slow(*arguments: object, **more: object) -> Generator[dict[str, Any], None, None]:
+        try:
+            for number in range(2000):
+                steps.append(number)
+                yield {"event": "token", "t": "x" * 2000}
+                time.sleep(0.01)
+        finally:
+            closed.set()
+
+    monkeypatch.setattr("saescope.server.routes.steer.steered_events", slow)
+    app = create_app(workspace, lm=lm)
+    with served(app) as url:
+        port = int(url.rsplit(":", 1)[1])
+        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=20)
+        body = json.dumps({"text": "the dog", "feature": LIVE, "strength": 1.0})
+        connection.request("POST", f"{CODER}/steer", body, {**HEADERS, "Content-Type": "application/json"})
+        response = connection.getresponse()
+        assert json.loads(response.readline())["event"] == "token"
+        response.close()
+        connection.close()
+        assert closed.wait(10)
+        assert len(steps) < 2000
+        until = time.monotonic() + 5
+        while app.state.served.worker._taken and time.monotonic() < until:
+            time.sleep(0.01)
+        assert not app.state.served.worker._taken

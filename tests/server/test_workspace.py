@@ -90,6 +90,27 @@ def test_indexes_come_and_go_while_it_is_open(workspace: Path) -> None:
     assert list(opened.coders) == ["random"]
 
 
+def test_an_index_that_is_built_anew_is_opened_anew(workspace: Path) -> None:
+    opened = Workspace(workspace)
+    before = opened.coders["random"].index
+    manifest = workspace / "coder" / "index" / "manifest.json"
+    os.utime(manifest, ns=(1, manifest.stat().st_mtime_ns + 10**9))
+    opened._scanned = 0.0
+    opened.refresh()
+    assert opened.coders["random"].index is not before
+
+
+def test_an_evaluation_that_comes_later_is_shown(workspace: Path, client_of: Callable[..., TestClient]) -> None:
+    path = workspace / "eval" / "metrics.json"
+    record = json.loads(path.read_text())
+    record[0]["coder"]["fvu_centered"] = 0.125
+    path.write_text(json.dumps(record[0]))
+    (workspace / "eval2").mkdir()
+    (workspace / "eval2" / "metrics.json").write_text("not JSON")
+    with client_of(workspace) as client:
+        assert client.get("/api/workspace").json()["coders"][0]["fvu_centered"] == 0.125
+
+
 def test_a_build_under_way_is_a_job(workspace: Path, client_of: Callable[..., TestClient]) -> None:
     building = workspace / "building"
     shutil.copytree(workspace / "coder" / "index", building)

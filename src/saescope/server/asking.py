@@ -10,6 +10,7 @@ from fastapi import Depends, Path, Request
 from starlette.responses import Response
 
 from saescope.errors import SaescopeError
+from saescope.server.answers import LABEL_LIMIT
 from saescope.server.contexts import Fragment
 from saescope.server.jobs import Jobs
 from saescope.server.labels import AutomaticLabels
@@ -93,7 +94,7 @@ class ShownLabels:
         if own is None:
             return None
         score = None if own.score is None else float(f"{own.score:.3f}")
-        return {"text": plain(own.text), "source": own.kind, "score": score}
+        return {"text": plain(own.text[:LABEL_LIMIT]), "source": own.kind, "score": score}
 
 
 def sent(content: Any) -> Response:

@@ -140,11 +140,16 @@ def merged_spans(pieces: Sequence[str]) -> list[tuple[str, int, int]]:
     return found
 
 
+def short(text: str) -> str:
+    """The beginning of a title or a source, in one line, however long it is."""
+    return one_line(text[:400])[:200]
+
+
 def _document(index: FeatureIndex, document: int) -> str:
     if document < 0:
         return '{"index":-1,"title":"","source":""}'
     known = index.documents[document]
-    title, source = (_ENCODED[one_line(text)[:200]] for text in (known.title, known.source))
+    title, source = (_ENCODED[short(text)] for text in (known.title, known.source))
     return f'{{"index":{document},"title":{title},"source":{source}}}'
 
 

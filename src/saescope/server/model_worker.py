@@ -15,7 +15,7 @@ from typing import Literal, TypeVar
 import anyio
 from starlette.requests import Request
 
-from saescope.errors import SaescopeError
+from saescope.errors import ModelError, SaescopeError
 from saescope.lm import LanguageModel
 
 Result = TypeVar("Result")
@@ -200,7 +200,7 @@ class ModelWorker:
                 raise Busy(f"{self.spec} is still loading; try again in a moment")
             await anyio.sleep(0.02)
         if self._lm is None:
-            raise SaescopeError(self._message)
+            raise ModelError(self._message)
         return self._lm
 
     async def _on_thread(self, place: _Place, work: Callable[[], Result], *, abandon: bool = True) -> Result:

@@ -10,7 +10,7 @@ import time
 from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -42,11 +42,11 @@ _SHOWN_METRICS = (
 class ServedCoder:
     """One index and the coder it is of. Reading it never waits for the model."""
 
-    def __init__(self, identity: str, index: FeatureIndex, people: People, metrics: dict[str, Any] | None) -> None:
+    def __init__(self, identity: str, index: FeatureIndex, people: People) -> None:
         self.id = identity
         self.index = index
         self.people = people
-        self.metrics = metrics
+        self.metrics: dict[str, Any] | None = None
         self.name = index.manifest.coder.name
         self.fingerprint = index.manifest.coder.fingerprint
         self._labels = AutomaticLabels()
@@ -167,6 +167,13 @@ class ServedCoder:
         return self.subject().kept_rule()
 
 
+class _Known(NamedTuple):
+    """A coder's id, and when its index's manifest was last written."""
+
+    identity: str
+    changed: int
+
+
 class Workspace:
     """The indexes at or below a folder.
 
@@ -181,7 +188,8 @@ class Workspace:
         self.coders: dict[str, ServedCoder] = {}
         self.problems: dict[Path, str] = {}
         self.building: dict[Path, dict[str, Any]] = {}
-        self._known: dict[Path, str] = {}
+        self._known: dict[Path, _Known] = {}
+        self._records: dict[Path, tuple[int, Any]] = {}
         self._lock = threading.Lock()
         self._scanned = 0.0
         self._people: People | None = None
@@ -221,18 +229,36 @@ class Workspace:
             records: list[Path] = []
             for path in _walk(self.folder):
                 (manifests if path.name == MANIFEST else records).append(path)
-            metrics = _metrics(records)
+            metrics = self._metrics(records)
             self.problems, self.building = {}, {}
-            for path in manifests:
-                if path.parent not in self._known:
-                    self._add(path.parent, metrics)
-            for path, identity in list(self._known.items()):
-                self.coders[identity].metrics = metrics.get(self.coders[identity].name)
-                if not (path / MANIFEST).exists():
-                    del self.coders[identity], self._known[path]
+            changed = {path.parent: _changed(path) for path in manifests}
+            for folder, known in list(self._known.items()):
+                # Gone, or built anew: what is mapped of the old one is another index's.
+                if changed.get(folder) != known.changed:
+                    del self.coders[known.identity], self._known[folder]
+            for folder in changed:
+                if folder not in self._known:
+                    self._add(folder, changed[folder])
+            for coder in self.coders.values():
+                coder.metrics = metrics.get(coder.name)
             self._scanned = time.monotonic()
 
-    def _add(self, folder: Path, metrics: dict[str, Any]) -> None:
+    def _metrics(self, paths: list[Path]) -> dict[str, Any]:
+        """The newest evaluation of every coder, by its name; files are read again when they change."""
+        self._records = {
+            path: known
+            if (known := self._records.get(path)) and known[0] == _changed(path)
+            else (_changed(path), _json(path))
+            for path in paths
+        }
+        found: dict[str, Any] = {}
+        for _, content in sorted(self._records.values(), key=lambda known: known[0]):
+            for record in content if isinstance(content, list) else [content]:
+                if isinstance(record, dict) and isinstance(record.get("coder"), dict) and "name" in record["coder"]:
+                    found[str(record["coder"]["name"])] = record
+        return found
+
+    def _add(self, folder: Path, changed: int) -> None:
         manifest = _json(folder / MANIFEST)
         if not isinstance(manifest, dict):
             if (folder / "arrays").is_dir():
@@ -253,8 +279,8 @@ class Workspace:
             self.problems[folder] = str(error)
             return
         identity = _unique(slug(index.manifest.coder.name), self.coders)
-        self.coders[identity] = ServedCoder(identity, index, self.people, metrics.get(index.manifest.coder.name))
-        self._known[folder] = identity
+        self.coders[identity] = ServedCoder(identity, index, self.people)
+        self._known[folder] = _Known(identity, changed)
 
     def close(self) -> None:
         if self._people is not None:
@@ -302,15 +328,11 @@ def _walk(folder: Path) -> Iterator[Path]:
         folders[:] = [] if inside or deep else sorted(name for name in folders if not name.startswith("."))
 
 
-def _metrics(records: list[Path]) -> dict[str, Any]:
-    """The newest evaluation of every coder, by its name."""
-    found: dict[str, Any] = {}
-    for path in sorted(records, key=lambda path: path.stat().st_mtime):
-        content = _json(path)
-        for record in content if isinstance(content, list) else [content]:
-            if isinstance(record, dict) and isinstance(record.get("coder"), dict) and "name" in record["coder"]:
-                found[str(record["coder"]["name"])] = record
-    return found
+def _changed(path: Path) -> int:
+    try:
+        return path.stat().st_mtime_ns
+    except OSError:
+        return 0
 
 
 def _json(path: Path) -> Any:

@@ -10,7 +10,7 @@ from starlette.responses import Response
 
 from saescope.server import answers
 from saescope.server.asking import CoderHere, FeatureHere, NotFound, ShownLabels, sent
-from saescope.server.contexts import contexts, significant, significant_all, token_shown
+from saescope.server.contexts import contexts, short, significant, significant_all, token_shown
 from saescope.server.labels import made_at
 from saescope.server.plain_text import one_line
 from saescope.server.routes.features import family_of, shown_part
@@ -192,7 +192,7 @@ def _sources(coder: ServedCoder, feature: int) -> list[dict[str, Any]]:
     tokens = coder.tokens_of_sources
     counts = index.arrays["source_counts"][feature].tolist()
     return [
-        {"name": one_line(name), "count": count, "density": significant(count / max(1, int(own)))}
+        {"name": short(name), "count": count, "density": significant(count / max(1, int(own)))}
         for name, count, own in zip(names, counts, tokens, strict=True)
     ]
 
@@ -202,7 +202,7 @@ def _documents(coder: ServedCoder, feature: int) -> list[dict[str, Any]]:
     numbers = index.arrays["top_documents"][feature].tolist()
     counts = index.arrays["top_document_counts"][feature].tolist()
     return [
-        {"index": number, "title": one_line(index.documents[number].title)[:200], "count": count}
+        {"index": number, "title": short(index.documents[number].title), "count": count}
         for number, count in zip(numbers, counts, strict=True)
         if number >= 0
     ]
@@ -227,7 +227,13 @@ def _history(coder: ServedCoder, feature: int) -> list[dict[str, Any]]:
     ]
     automatic = coder.labels.by_feature.get(feature)
     if automatic is not None:
-        entries.append({"text": one_line(automatic.text), "source": automatic.kind, "created": made_at(automatic)})
+        entries.append(
+            {
+                "text": one_line(automatic.text[: answers.LABEL_LIMIT]),
+                "source": automatic.kind,
+                "created": made_at(automatic),
+            }
+        )
     return entries
 
 
