@@ -13,6 +13,7 @@ import io
 import re
 import zipfile
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, Self
@@ -21,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import coo_matrix, csr_matrix
 
-from saescope.errors import FeatureIndexError
+from saescope.errors import FeatureIndexError, SaescopeError
 from saescope.features.labels import LabelTable
 from saescope.features.labels.source import LabelSource
 from saescope.features.labels.words import SLOT, Words, words_of
@@ -206,7 +207,9 @@ class MeaningSearch:
             if kept is not None and kept.labels == ("" if labels is None else labels.version):
                 return kept
         built = cls.build(index, labels)
-        built.save(path)
+        # An index that cannot be written to is searched all the same.
+        with suppress(SaescopeError, OSError):
+            built.save(path)
         return built
 
 
