@@ -525,3 +525,14 @@ def test_a_tab_that_is_closed_ends_its_completion(
         while app.state.served.worker._taken and time.monotonic() < until:
             time.sleep(0.01)
         assert not app.state.served.worker._taken
+
+
+def test_what_nobody_thought_of_is_raised_as_it_is(lm: LanguageModel) -> None:
+    worker = ready_worker(lm)
+
+    async def main() -> None:
+        with pytest.raises(ZeroDivisionError):
+            await worker.run(asking(_Client()), lambda lm, stop: 1 / 0)
+        assert not worker._taken
+
+    asyncio.run(main())
