@@ -13,7 +13,7 @@ from saescope.activations import StoreStream
 from saescope.errors import UsageError
 from saescope.evaluation import Evaluation, Subject, contexts_from_store, evaluate
 from saescope.features import StoreSource, build_index
-from saescope.features.labels import contrastive_labels, read_labels, write_labels
+from saescope.features.naming import name_features
 from saescope.lm import LanguageModel
 from saescope.reports import METRICS_FILE, write_report
 from saescope.text import Corpus, SequenceOptions
@@ -141,8 +141,7 @@ def run(options: DemoOptions, audience: Audience) -> DemoResult:
             lm=lm,
             progress=_of_coder(tell, name),
         )
-        if read_labels(index) is None:
-            write_labels(index, contrastive_labels(index, progress=_of_coder(tell, name)))
+        name_features(index, _of_coder(tell, name))
     done()
     metrics = report.with_name(METRICS_FILE)
     return DemoResult(out / "store", coders, report, metrics, indexes, evaluations, seconds)

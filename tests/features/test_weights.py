@@ -214,3 +214,27 @@ def test_graph_is_the_fuzzy_union_of_both_directions() -> None:
         one_way[i, near.index[i]] = np.exp(-(distance - distance.min()) / high)
     both = one_way + one_way.T - one_way * one_way.T
     np.testing.assert_allclose(found, both[heads, tails], atol=1e-3)
+
+
+@pytest.mark.real
+def test_tokens_of_smollm2_are_those_of_a_full_float32_sort() -> None:
+    """In the precision that this machine chooses candidates in, over the whole vocabulary."""
+    lm = LanguageModel.load("smollm2")
+    lens = lm.output_lens
+    rows = directions(120, lm.d_model, seed=8)
+    # What a token's row has of its own, among random directions, for which there is least between the tenth and the next.
+    paris = int(lm.tokenizer(" Paris")["input_ids"][0])
+    rows[0] = (lens.unembedding[paris].float() - lens.unembedding.float().mean(0)) / lens.scale
+    found = weights.logit_lens(coder_of(rows, rows, reads="resid_post.14"), lm)
+    assert found is not None
+    logits = lens.before_unembedding(rows) @ lens.unembedding.float().T
+    for largest, tokens, values in (
+        (True, found.top, found.top_logits),
+        (False, found.bottom, found.bottom_logits),
+    ):
+        expected = logits.topk(10, largest=largest)
+        np.testing.assert_allclose(values, expected.values.numpy(), rtol=1e-4, atol=1e-4)
+        # Tokens with nearly one row of the unembedding may change places.
+        assert (tokens == expected.indices.numpy()).mean() > 0.99
+    # The commonest tokens, whose rows are the longest, may lie before it.
+    assert paris in found.top[0].tolist()

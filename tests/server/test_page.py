@@ -127,14 +127,14 @@ def test_a_persons_path_from_a_word_to_a_starred_feature(visit: Start, explorer_
     assert page.locator("main h1 .number").text_content() == number
     assert page.locator(".example cite").first.text_content()
 
-    # A sentence of its own: what it fires on in the corpus it fires on here, and the address has it.
+    # A text of its own: what it fires on in the corpus it fires on here, and the address has it.
     coder, feature = re.search(r"#/c/([^/]+)/feature/(\d+)", page.url).groups()
     groups = page.request.get(f"{explorer_url}/api/coders/{coder}/features/{feature}").json()["groups"]
-    context = next(group["contexts"][0] for group in groups if group["contexts"])
-    sentence = "".join(token["t"] for token in context["tokens"])
+    contexts = [context for group in groups for context in group["contexts"][:3]]
+    text = "\n".join("".join(token["t"] for token in context["tokens"]) for context in contexts)
     assert lit(page, ".try") == []
-    page.fill("#try", sentence)
-    page.wait_for_selector(".try .tok:not(.s0)")
+    page.fill("#try", text[:3000])
+    page.wait_for_selector(".try .tok:not(.s0)", timeout=60_000)
     page.wait_for_function("() => location.hash.includes('text=')")
 
     page.click("#tab-steer")
@@ -486,6 +486,35 @@ def test_an_address_restores_what_its_sender_saw_and_back_goes_back(visit: Start
     assert page.input_value("#search") == SENTENCE
     page.go_forward()
     page.wait_for_selector(".feature-head")
+
+
+def test_back_finds_the_list_where_it_was_left(visit: Start, made_up_url: str) -> None:
+    page = visit().page()
+    page.goto(f"{made_up_url}/#/c/main/browse")
+    settle(page)
+    page.locator(".card .feature-link").nth(25).scroll_into_view_if_needed()
+    left = page.evaluate("() => scrollY")
+    assert left > 500
+    page.locator(".card .feature-link").nth(25).click()
+    page.wait_for_selector(".feature-head")
+    assert page.evaluate("() => scrollY") == 0
+    page.go_back()
+    page.wait_for_function(f"() => Math.abs(scrollY - {left}) < 2")
+    page.click("text=next ›")
+    page.wait_for_function("() => location.hash.includes('offset=30') && scrollY === 0")
+
+
+def test_a_note_not_yet_saved_outlasts_a_look_elsewhere(visit: Start, made_up_url: str) -> None:
+    page = visit().page()
+    page.goto(f"{made_up_url}/#/c/main/feature/20")
+    settle(page)
+    page.fill("#note", "half a thought")
+    page.click(".walk a[rel=next]")
+    page.wait_for_function("() => location.hash.includes('feature/21')")
+    settle(page)
+    assert page.input_value("#note") == ""
+    page.go_back()
+    page.wait_for_function("() => document.querySelector('#note')?.value === 'half a thought'")
 
 
 def test_filters_sorts_and_pages_are_in_the_address(visit: Start, made_up_url: str) -> None:

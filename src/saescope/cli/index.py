@@ -36,6 +36,9 @@ def index(
         Path | None, typer.Option(help="Folder of the index.", show_default="index, in the coder's folder")
     ] = None,
     memory: Annotated[str, typer.Option(help="What building may take beside the coder and the model.")] = "1GiB",
+    labels: Annotated[
+        bool, typer.Option("--labels/--no-labels", help="Label the features, from the index alone.")
+    ] = True,
 ) -> None:
     """Find what every feature fires on: examples, statistics, neighbours, output tokens, labels. An interrupted command goes
     on where it stopped."""
@@ -43,6 +46,7 @@ def index(
     from saescope.activations import parse_bytes
     from saescope.cli.progress import stage_bar
     from saescope.features import build_index
+    from saescope.features.naming import name_features
 
     loaded = coders.load(coder)
     loaded.metadata.name = loaded.metadata.name or Path(coder).name
@@ -50,6 +54,8 @@ def index(
     source, lm = _source(loaded, store, corpus, tokens, model)
     with stage_bar() as tell:
         found = build_index(loaded, source, where, coder_path=coder, lm=lm, memory=parse_bytes(memory), progress=tell)
+        if labels:
+            name_features(found, tell)
     counts = found.manifest.counts
     console = Console(highlight=False, soft_wrap=True)
     console.print(

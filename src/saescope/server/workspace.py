@@ -20,10 +20,11 @@ from saescope.evaluation.definitions import BY_KEY
 from saescope.evaluation.subject import Subject
 from saescope.features.index import FeatureIndex, coder_fingerprint
 from saescope.features.index.manifest import KIND, MANIFEST
+from saescope.features.labels import read_labels
+from saescope.features.search import MeaningSearch
 from saescope.lm import LanguageModel
 from saescope.server.browse import FeatureTable
 from saescope.server.labels import AutomaticLabels, automatic_labels, labels_version
-from saescope.server.meaning import MeaningSearch
 from saescope.server.people import People
 from saescope.server.plain_text import one_line
 
@@ -52,6 +53,8 @@ class ServedCoder:
         self._labels = AutomaticLabels()
         self._labels_looked_at = 0.0
         self._labels_lock, self._subject_lock = threading.Lock(), threading.Lock()
+        self._meaning_lock = threading.Lock()
+        self._meaning: tuple[str, MeaningSearch] | None = None
         self._subject: Subject | None = None
         self.label_problem = ""
 
@@ -80,9 +83,14 @@ class ServedCoder:
     def table(self) -> FeatureTable:
         return FeatureTable(self.index)
 
-    @cached_property
+    @property
     def meaning(self) -> MeaningSearch:
-        return MeaningSearch(self.index)
+        """The search by meaning, of the labels as they are now; read, or made, at the first query after they change."""
+        version = self.labels.version
+        with self._meaning_lock:
+            if self._meaning is None or self._meaning[0] != version:
+                self._meaning = version, MeaningSearch.of(self.index, read_labels(self.index))
+            return self._meaning[1]
 
     @cached_property
     def forms(self) -> list[str]:

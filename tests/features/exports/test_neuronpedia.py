@@ -195,6 +195,15 @@ def test_hostile_text_is_whole_json_that_a_database_takes(index: FeatureIndex, t
     assert not any("\0" in token for row in hostile for token in row["tokens"])
 
 
+def test_numbers_have_six_digits_and_no_tails() -> None:
+    random = np.random.default_rng(0)
+    values = random.standard_normal(2000) * 10.0 ** random.integers(-12, 12, 2000)
+    for value, rounded in zip(values.tolist(), neuronpedia._numbers(values), strict=True):
+        assert rounded == pytest.approx(value, rel=1e-5)
+        assert len(f"{rounded!r}".split("e")[0].strip("-0.").replace(".", "").strip("0")) <= 6, rounded
+    assert neuronpedia._numbers(np.array([0.0, -0.0, 1.0, 0.1, 86.24, 123456789.0])) == [0, 0, 1, 0.1, 86.24, 123457000]
+
+
 def test_same_files_every_time(index: FeatureIndex, coder: SparseCoder, tmp_path: Path) -> None:
     one, two = (write_neuronpedia(index, tmp_path / name, coder=coder) for name in ("one", "two"))
     for path in one.rglob("*.gz"):

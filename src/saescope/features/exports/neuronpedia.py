@@ -165,8 +165,19 @@ def _lines(records: Iterator[Record] | Sequence[Record]) -> bytes:
     for record in records:
         keys = keys or list(record)
         assert list(record) == keys, "every line of a file has the same keys"
-        lines.append(json.dumps(_storable(record), ensure_ascii=False, allow_nan=False) + "\n")
-    return "".join(lines).encode()
+        lines.append(_line(record))
+    return b"".join(lines)
+
+
+def _line(record: Record) -> bytes:
+    line = json.dumps(record, ensure_ascii=False, allow_nan=False) + "\n"
+    try:
+        if "\\u0000" not in line:
+            return line.encode()
+    except UnicodeEncodeError:
+        pass
+    # Hardly any text needs it, and looking at every string takes longer than all else.
+    return (json.dumps(_storable(record), ensure_ascii=False, allow_nan=False) + "\n").encode()
 
 
 def _storable(value: Any) -> Any:
@@ -426,4 +437,10 @@ def _number(value: Any) -> float:
 
 
 def _numbers(values: NDArray[Any]) -> list[float]:
-    return [_number(value) for value in values.tolist()]
+    """As `_number`, all at once: a whole number over a power of ten, or times one, is the float nearest to the decimal."""
+    values = values.astype(np.float64)
+    size = np.abs(values)
+    power = _DIGITS - 1 - np.floor(np.log10(np.where(size > 0, size, 1.0)))
+    up, down = 10.0 ** np.clip(power, 0, 300), 10.0 ** np.clip(-power, 0, 300)
+    rounded: list[float] = np.where(power >= 0, np.rint(values * up) / up, np.rint(values / down) * down).tolist()
+    return rounded

@@ -38,18 +38,19 @@ def log_odds(y_positive, n_positive, y_negative, n_negative, prior, total):  # t
 @compiled
 def items_at(slot, p, words, found):  # type: ignore[no-untyped-def]
     """Puts the items that `slot` has at position p into `found` and returns how many; a bag's may repeat."""
-    slots, run_of, run_start, run_item, region, content_of, content_item, content_end = words
+    slots, run_of, run_start, run_item, region, space, content_of, content_item, content_end = words
     if slot < N_SINGLE:
         found[0] = slots[p, slot]
         return 1 if found[0] >= 0 else 0
     n = 0
     own = run_of[p]
     if slot == _NEAR:
-        for run in range(own - 1, max(own - 1 - NEAR_WORDS, -1), -1):
-            if region[run_start[run]] != region[p]:
+        for run in range(own - 1, -1, -1):
+            if n == NEAR_WORDS or region[run_start[run]] != region[p]:
                 break
-            found[n] = run_item[run]
-            n += 1
+            if run_item[run] != space:
+                found[n] = run_item[run]
+                n += 1
         return n
     for content in range(content_of[own], -1, -1):
         end = content_end[content]

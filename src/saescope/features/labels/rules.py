@@ -75,7 +75,7 @@ class Rules:
         return Rules(*(np.concatenate([getattr(part, f.name) for part in parts]) for f in fields(Rules)))
 
 
-def arrays_of(words: Words) -> tuple[NDArray[np.generic], ...]:
+def arrays_of(words: Words) -> tuple[Any, ...]:
     """What the loops read of a text's words."""
     return (
         words.slots,
@@ -83,6 +83,7 @@ def arrays_of(words: Words) -> tuple[NDArray[np.generic], ...]:
         words.run_start,
         words.run_item,
         words.region,
+        words.space,
         words.content_of,
         words.content_item,
         words.content_end,

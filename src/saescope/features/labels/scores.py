@@ -42,9 +42,9 @@ def balanced_accuracy(held: NDArray[np.bool_], counts: NDArray[np.int32]) -> NDA
 
 
 @compiled
-def resample(start, stop, held, counts, section, draws, seed, low, high):  # type: ignore[no-untyped-def]
-    """Percentile intervals of the rows start to stop. section [features, kind, most]: 0, 1, … within each row."""
-    values = np.empty(draws, np.float64)
+def resample(start, stop, held, counts, section, seed, values):  # type: ignore[no-untyped-def]
+    """Fills values [features, draws], ahead of NaN, with the balanced accuracies of redrawn sections. section [features, kind,
+    most]: 0, 1, … within each row."""
     for row in range(start, stop):
         n_sections = 0
         for kind in range(3):
@@ -56,8 +56,10 @@ def resample(start, stop, held, counts, section, draws, seed, low, high):  # typ
                 sums[section[row, kind, i], kind, 0] += 1
                 sums[section[row, kind, i], kind, 1] += held[row, kind, i]
         state = np.uint64(seed) * np.uint64(0xD1342543DE82EF95) + np.uint64(counts[row, 0] + 1)
+        if n_sections < LEAST_SECTIONS:
+            continue
         n = 0
-        for _ in range(draws):
+        for _ in range(values.shape[1]):
             total = np.zeros((3, 2), np.int64)
             for _ in range(n_sections):
                 state = state * np.uint64(6364136223846793005) + np.uint64(1442695040888963407)
@@ -72,28 +74,33 @@ def resample(start, stop, held, counts, section, draws, seed, low, high):  # typ
                 if total[kind, 0] > 0:
                     rejected += 1 - total[kind, 1] / total[kind, 0]
                     kinds += 1
-            values[n] = (total[0, 1] / total[0, 0] + rejected / kinds) / 2
+            values[row, n] = (total[0, 1] / total[0, 0] + rejected / kinds) / 2
             n += 1
-        if n_sections >= LEAST_SECTIONS and n > draws // 2:
-            low[row] = np.percentile(values[:n], 2.5)
-            high[row] = np.percentile(values[:n], 97.5)
 
 
 def scores_of(held: NDArray[np.bool_], windows: Windows, section: NDArray[np.int32], *, seed: int = 0) -> Scores:
     """Of rules that held at `held` [features, kind, most] of the held-out windows. section [positions]: of the text."""
     counts = windows.counts[:, 1]
     value = balanced_accuracy(held, counts)
-    low, high = np.full(value.size, np.nan), np.full(value.size, np.nan)
+    redrawn = np.full((value.size, RESAMPLES), np.nan, np.float32)
     places = windows.positions[:, 1]
     drawn = np.arange(places.shape[2]) < counts[:, :, None]
     own = np.where(drawn, section[np.where(drawn, places, 0)], -1)
     numbered = _numbered(own)
 
     def work(start: int, stop: int) -> None:
-        resample(start, stop, held, counts, numbered, RESAMPLES, seed, low, high)
+        resample(start, stop, held, counts, numbered, seed, redrawn)
 
     in_ranges(work, value.size, 64)
-    return Scores(value, low, high)
+    return Scores(value, _quantile(redrawn, 0.025), _quantile(redrawn, 0.975))
+
+
+def _quantile(redrawn: NDArray[np.float32], q: float) -> NDArray[np.float64]:
+    """Of each row without its NaN; NaN where these are more than half."""
+    ordered = np.sort(redrawn, 1)  # NaN last
+    n = (~np.isnan(redrawn)).sum(1)
+    found = np.take_along_axis(ordered, np.rint(np.maximum(n - 1, 0) * q).astype(np.int64)[:, None], 1)[:, 0]
+    return np.where(2 * n >= redrawn.shape[1], found.astype(np.float64), np.nan)
 
 
 def _numbered(sections: NDArray[np.int32]) -> NDArray[np.int32]:

@@ -80,6 +80,7 @@ _COLUMNS = pa.schema(
     [
         ("feature", pa.int32()),
         ("text", pa.string()),
+        ("source", pa.string()),
         ("score", pa.float64()),
         ("score_low", pa.float64()),
         ("score_high", pa.float64()),
@@ -106,6 +107,7 @@ def _row(label: Label) -> dict[str, Any]:
     return {
         "feature": label.feature,
         "text": label.text,
+        "source": label.kind,
         "score": label.score,
         "score_low": low,
         "score_high": high,
@@ -143,7 +145,7 @@ def _label(row: dict[str, Any], meta: dict[str, Any]) -> Label:
         interval,
         json.loads(row["controls"]),
         json.loads(row["parts"]),
-        str(meta["kind"]),
+        str(row["source"]),
         str(meta["version"]),
     )
 

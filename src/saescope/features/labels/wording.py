@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from saescope.features.labels.rules import Rules
-from saescope.features.labels.words import PIECES, SLOT, SLOTS, Words
+from saescope.features.labels.words import LINE_BREAK, PIECES, SLOT, SLOTS, SPACE, Words
 
 # What a person's eye takes in at once.
 LONGEST = 120
@@ -20,6 +20,7 @@ _PIECES = {
     frozenset(PIECES[1:]): "later pieces of words",
     frozenset(PIECES[::2]): "beginnings and ends of words",
 }
+_NAMED = {SPACE: "space", LINE_BREAK: "line break"}
 _AT_POSITION = ("word", "exact", "token")
 
 
@@ -104,8 +105,7 @@ def _modifier(group: dict[str, Any]) -> str:
 
 
 def _quoted(words: list[str]) -> str:
-    named = ("line break", "space")
-    return ", ".join(word if word in named else f'"{word}"' for word in words)
+    return ", ".join(_NAMED.get(word, f'"{word}"') for word in words)
 
 
 def parts_of(rules: Rules, row: int, words: Words, continued: np.ndarray[Any, Any]) -> list[dict[str, Any]]:

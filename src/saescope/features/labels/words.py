@@ -42,6 +42,9 @@ N_SINGLE = SLOT["near"]
 NEAR_WORDS = 5
 CONTEXT_TOKENS = 48
 
+# Signs that no word is written with.
+SPACE, LINE_BREAK = "␣", "⏎"
+
 # A run of letters and digits that never ends (scripts without spaces) is cut into words of so many tokens.
 _LONGEST_WORD = 12
 # Words that stand everywhere say nothing about a context.
@@ -73,10 +76,10 @@ class Words:
 
     slots [positions, slots]: the items at each. Words of the text in reading order are runs: run_of [positions], run_start
     [runs + 1], run_item and run_exact [runs] (case folded, and as written). region [positions]: equal within one document
-    of one sequence. Words that may stand for a context, by themselves: content_of [runs], the number of the last one up to
-    each run; content_item and content_end [content], its item and the position after it. share [slots, items]: the share of
-    positions that have the item (for bags, roughly, of windows). vocabulary: the text of every item; usual: as it is
-    mostly written.
+    of one sequence. space: the item of white space. Words that may stand for a context, by themselves: content_of [runs],
+    the number of the last one up to each run; content_item and content_end [content], its item and the position after it.
+    share [slots, items]: the share of positions that have the item (for bags, roughly, of windows). vocabulary: the text
+    of every item; usual: as it is mostly written.
     """
 
     slots: Items
@@ -85,6 +88,7 @@ class Words:
     run_item: Items
     run_exact: Items
     region: Items
+    space: int
     content_of: Items
     content_item: Items
     content_end: Items
@@ -162,6 +166,7 @@ def words_of(source: LabelSource) -> Words:
         run_item,
         run_exact,
         region,
+        vocabulary.number(SPACE),
         (np.cumsum(content) - 1).astype(np.int32),
         run_item[content],
         run_start[1:][content],
@@ -187,11 +192,11 @@ def _joins(character: str) -> bool:
 
 
 def _shown(text: str) -> str:
-    """A token's or word's text without the spaces around it; white space that is all there is has a name."""
+    """A token's or word's text without the spaces around it; white space that is all there is has a sign of its own."""
     stripped = text.strip()
     if stripped:
         return stripped
-    return "line break" if "\n" in text else "space"
+    return LINE_BREAK if "\n" in text else SPACE
 
 
 @compiled
@@ -264,7 +269,7 @@ def _kind(text: str) -> str:
 def _before(run_item: Items, run_region: Items, usual: list[str], vocabulary: _Vocabulary) -> tuple[Items, Items]:
     """The word before each run's, and the two words before it where that pair is no rarity. Spaces are passed over."""
     runs = np.arange(run_item.size)
-    seen = np.maximum.accumulate(np.where(run_item != vocabulary.number("space"), runs, -1))
+    seen = np.maximum.accumulate(np.where(run_item != vocabulary.number(SPACE), runs, -1))
     one = np.concatenate([[-1], seen[:-1]])
     two = np.where(one >= 0, one[one], -1)
     before = np.where((one >= 0) & (run_region[one] == run_region), run_item[one], -1).astype(np.int32)

@@ -20,6 +20,7 @@ router = APIRouter(tags=["features"])
 _MAP_LIMIT = 50_000
 _DENSITY_BINS_PER_DECADE = 5
 _CARD_OUTPUTS = 6
+_MOST_FOUND = 2000
 
 
 @router.get("/coders/{id}/density", response_model=answers.Histogram)
@@ -102,12 +103,14 @@ def features(
 
 def found_by(coder: ServedCoder, shown: ShownLabels, query: str, by: str) -> dict[int, float]:
     """Relevance of what a query finds."""
-    if by == "meaning":
-        automatic = shown.automatic
-        texts = {feature: label.text for feature, label in automatic.by_feature.items()}
-        found = coder.meaning.search(query, texts, automatic.version, shown.additions.labels)
+    # What people wrote is found by its words, and comes first.
+    said = dict(coder.people.search(coder.fingerprint, query))
+    if by == "label":
+        found = said
     else:
-        found = dict(coder.people.search(coder.fingerprint, query))
+        found = dict(coder.meaning.query(query, _MOST_FOUND))
+        best = max(found.values(), default=0.0)
+        found |= {feature: best + one for feature, one in said.items() if feature in shown.additions.labels}
     number = query.strip().removeprefix("#")
     if number.isascii() and number.isdigit() and len(number) < 10 and int(number) < coder.index.d_sae:
         found[int(number)] = max(found.values(), default=0.0) + 1

@@ -4,7 +4,7 @@ import { away, tryAgain } from "./api.js";
 import { Jobs } from "./jobs.js";
 import { COMMANDS, listen } from "./keyboard.js";
 import { Loading, Problem } from "./resource.js";
-import { href, route } from "./route.js";
+import { go, href, returned, route } from "./route.js";
 import { coder, focusTitle, helpOpen, keys, loadWorkspace, said, theme, wantTitle, workspace, workspaceError } from "./state.js";
 import { hideTip, Tip } from "./tokens.js";
 import { Browse } from "./views/browse.js";
@@ -35,7 +35,7 @@ function Header() {
     </nav>
     <div class="top-right">
       ${coders.length > 1 &&
-      html`<select aria-label="Coder" value=${chosen?.id} onChange=${(event) => (location.hash = href(view === "feature" ? "browse" : view, event.target.value))}>
+      html`<select aria-label="Coder" value=${chosen?.id} onChange=${(event) => go(href(view === "feature" ? "browse" : view, event.target.value))}>
         ${coders.map((one) => html`<option value=${one.id}>${one.name}</option>`)}
       </select>`}
       <button type="button" class="quiet" onClick=${() => (theme.value = next)} aria-label=${`Colours: ${name}. Change to ${THEMES[next][1]}.`} title=${`Colours: ${name}`}><span aria-hidden="true">${sign}</span></button>
@@ -71,6 +71,19 @@ function Away() {
   </div>`;
 }
 
+/** To the top, or to where a page was left: as soon as it is as long again, or as near as it is after a while. */
+function scrollBack(to) {
+  scrollTo(0, to ?? 0);
+  if (!to) return;
+  const started = performance.now();
+  const step = (now) => {
+    if (returned.to !== to || now - started > 1500) return;
+    scrollTo(0, to);
+    if (scrollY < to - 1) requestAnimationFrame(step);
+  };
+  requestAnimationFrame(step);
+}
+
 function Main() {
   const { view, coder: named, feature } = route.value;
   const main = useRef(null);
@@ -80,7 +93,7 @@ function Main() {
     hideTip();
     // The first view leaves the focus to the browser; a feature's title comes with its data.
     if (before.current !== null && before.current !== place) {
-      scrollTo(0, 0);
+      scrollBack(returned.to);
       wantTitle();
       if (view !== "feature") focusTitle();
     }
@@ -107,7 +120,7 @@ function App() {
 }
 
 // A token in the address has done its work once the server has set its cookie: it should not be copied on with the link.
-if (new URLSearchParams(location.search).has("token")) history.replaceState(null, "", location.pathname + location.hash);
+if (new URLSearchParams(location.search).has("token")) history.replaceState(history.state, "", location.pathname + location.hash);
 
 listen();
 loadWorkspace();

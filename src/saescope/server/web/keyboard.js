@@ -4,7 +4,8 @@ import { coder, helpOpen, keys, say } from "./state.js";
 import { hideTip } from "./tokens.js";
 
 export const COMMANDS = [
-  ["/", "search, or the text box of this view"],
+  ["/", "search; in prompt and compare, the text"],
+  ["t", "type your own text under a feature"],
   ["j / k", "next / previous feature, row or card"],
   ["Enter", "open the feature in focus"],
   ["s", "star the feature"],
@@ -19,14 +20,14 @@ let waitingForPlace = 0;
 
 const typing = (element) => element.closest?.("textarea, select, [contenteditable], input:not([type=radio]):not([type=checkbox]):not([type=range])");
 
-function search() {
-  const box = document.querySelector("#search, #try");
+function search(tries = 30) {
+  const box = document.querySelector("#search");
   if (box) {
     box.focus();
-    box.select?.();
-  } else {
-    go(href("browse", coder.peek()?.id));
-    setTimeout(() => document.querySelector("#search")?.focus(), 50);
+    box.select();
+  } else if (tries > 0) {
+    if (tries === 30) go(href("browse", coder.peek()?.id));
+    requestAnimationFrame(() => search(tries - 1));
   }
 }
 
@@ -64,6 +65,7 @@ function onKeyDown(event) {
   if (going && PLACES[event.key]) go(href(PLACES[event.key], coder.peek()?.id));
   else if (event.key === "g") waitingForPlace = Date.now();
   else if (event.key === "/") search();
+  else if (event.key === "t") document.querySelector("#try")?.focus();
   else if (event.key === "?") helpOpen.value = true;
   else if (event.key === "j") walk(1);
   else if (event.key === "k") walk(-1);

@@ -23,9 +23,29 @@ function decode(part) {
 
 export const route = signal(parse(location.hash));
 
-const arrive = () => (route.value = parse(location.hash));
-addEventListener("hashchange", arrive);
-addEventListener("popstate", arrive);
+// Where each entry of the history was scrolled to. An entry has a mark once it has been left or made here; going back to a marked
+// one goes back to its place, once what was there is there again.
+const places = new Map();
+let mark = 0;
+let here = history.state?.mark ?? null;
+export const returned = { to: null };
+history.scrollRestoration = "manual";
+
+function stamp() {
+  mark = Math.max(mark + 1, Date.now());
+  here = mark;
+  return { mark };
+}
+if (here === null) history.replaceState(stamp(), "");
+addEventListener("scroll", () => places.set(here, scrollY), { passive: true });
+
+addEventListener("popstate", (event) => {
+  const back = event.state?.mark ?? null;
+  returned.to = back === null ? null : (places.get(back) ?? null);
+  if (back === null) history.replaceState(stamp(), "");
+  else here = back;
+  route.value = parse(location.hash);
+});
 
 /** The address of a view; empty parameters are left out. */
 export function href(view, coder, { feature, ...params } = {}) {
@@ -43,10 +63,12 @@ export const featureHref = (coder, feature, params) => href("feature", coder, { 
 export function go(address, replace = false) {
   if (address === location.hash) return;
   try {
-    history[replace ? "replaceState" : "pushState"](null, "", address);
+    if (replace) history.replaceState(history.state, "", address);
+    else history.pushState(stamp(), "", address);
   } catch {
     // Some browsers allow so many changes a minute: the view changes, the address catches up with the next one.
   }
+  returned.to = null;
   route.value = parse(address);
 }
 

@@ -5,9 +5,17 @@ import { Problem, useResource } from "../resource.js";
 import { href } from "../route.js";
 import { say } from "../state.js";
 
+// What is typed but not saved outlasts a look at another feature.
+const drafts = new Map();
+
 export function Note({ coder, data, change }) {
   const note = data.note ?? { text: "", revision: 0 };
-  const [draft, setDraft] = useState(note.text);
+  const key = `${coder}/${data.feature}`;
+  const [draft, setShown] = useState(drafts.get(key) ?? note.text);
+  const setDraft = (text) => {
+    drafts.set(key, text);
+    setShown(text);
+  };
   const [theirs, setTheirs] = useState(null);
   const [error, setError] = useState(null);
   const unsaved = draft !== note.text;
@@ -22,6 +30,7 @@ export function Note({ coder, data, change }) {
     try {
       await put(featurePath(coder, data.feature, "note"), { text: draft, revision: note.revision });
       change({ note: { text: draft, revision: note.revision + 1 } });
+      drafts.delete(key);
       setTheirs(null);
       say("Note saved");
     } catch (failure) {

@@ -4,7 +4,7 @@ import { TextBox } from "../controls.js";
 import { number, percent } from "../numbers.js";
 import { Loaded } from "../resource.js";
 import { href, route } from "../route.js";
-import { TokenStrip, visible } from "../tokens.js";
+import { Token, TokenStrip } from "../tokens.js";
 import { CannotRun, codes, usePrompt, useTyped } from "../views/by_text.js";
 
 export function TryText({ coder, data }) {
@@ -21,7 +21,7 @@ export function TryText({ coder, data }) {
         const peak = values.reduce((best, value, i) => (value > (values[best] ?? 0) ? i : best), -1);
         return html`<${TokenStrip} tokens=${coloured} max=${data.max} peak=${peak} label="Your text under this feature" />
           <p class="muted told" role="status">
-            ${peak < 0 ? "It does not fire on this text." : html`Strongest on <bdi class="token-alone">${visible(tokens[peak].t)}</bdi>: ${number(values[peak])}, ${percent(values[peak] / data.max)} of its maximum.`}
+            ${peak < 0 ? "It does not fire on this text." : html`Strongest on <${Token} text=${tokens[peak].t} />: ${number(values[peak])}, ${percent(values[peak] / data.max)} of its maximum.`}
             ${truncated ? " Only the first 1,024 tokens were read." : ""} <a href=${href("prompt", coder.id, { text, color: data.feature, pins: data.feature })}>All features of this text</a>
           </p>`;
       }}

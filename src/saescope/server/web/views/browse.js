@@ -107,6 +107,11 @@ function Clip({ card }) {
   return html`<${TokenStrip} tokens=${tokens.slice(from, peak + 4)} max=${card.max} peak=${peak - from} label=${`Example of feature ${card.feature}`} />`;
 }
 
+function toTop() {
+  scrollTo(0, 0);
+  document.querySelector("main h1").focus({ preventScroll: true });
+}
+
 function Pages({ total, offset }) {
   if (total <= LIMIT) return null;
   const page = Math.floor(offset / LIMIT);
@@ -114,7 +119,7 @@ function Pages({ total, offset }) {
   const link = (to, text, label) =>
     to < 0 || to > last || to === page
       ? html`<span class="button off" aria-disabled="true">${text}</span>`
-      : html`<a class="button" href=${href("browse", current.value.id, { ...route.value.params, offset: to * LIMIT || "" })} aria-label=${label}>${text}</a>`;
+      : html`<a class="button" href=${href("browse", current.value.id, { ...route.value.params, offset: to * LIMIT || "" })} aria-label=${label} onClick=${() => setTimeout(toTop)}>${text}</a>`;
   return html`<nav class="pages" aria-label="Pages">
     ${link(0, "« first", "First page")} ${link(page - 1, "‹ previous", "Previous page")}
     <span>page ${page + 1} of ${last + 1}</span>

@@ -7,7 +7,7 @@ import { number, percent } from "../numbers.js";
 import { Loaded, useResource, useSettled } from "../resource.js";
 import { setParams } from "../route.js";
 import { trail, workspace } from "../state.js";
-import { TokenStrip, visible } from "../tokens.js";
+import { Token, TokenStrip } from "../tokens.js";
 
 /** Codes for a text, as typed; nothing is asked for an empty one. `features` are pinned: their values at every token. */
 export function usePrompt(coder, text, features = [], top = 10) {
@@ -46,9 +46,30 @@ export function useTyped(name, text) {
 
 export const CannotRun = ({ coder }) => html`<p class="problem"><span>This coder can’t run on new text here. ${coder.why_not}</span></p>`;
 
+/** A text's features by surprise, and the text coloured by the one that is pointed at. */
+export function Ranked({ coder, result, name, limit, params }) {
+  const [shown, setShown] = useState(null);
+  const { tokens, strongest, labels, maxima, truncated } = result;
+  const feature = strongest.some((row) => row.feature === shown) ? shown : strongest[0]?.feature;
+  if (feature === undefined) return html`<p class="count" role="status">No feature fires on this text.</p>`;
+  const coloured = tokens.map(({ t, k, top }) => ({ t, k, v: top.find((one) => one.feature === feature)?.value ?? 0 }));
+  return html`
+    ${truncated && html`<p class="problem"><span>Only the first 1,024 tokens were read.</span></p>`}
+    <${TokenStrip} tokens=${coloured} max=${maxima[feature]} label=${`${name}, coloured by feature ${feature}`} />
+    <p class="count" role="status">${strongest.length} features, the most unusual first; the text is coloured by #${feature}</p>
+    <ol class="ranking">
+      ${strongest.slice(0, limit).map(
+        (row) => html`<li key=${row.feature} data-feature=${row.feature} class=${row.feature === feature ? "on" : ""} onPointerEnter=${() => setShown(row.feature)} onFocusIn=${() => setShown(row.feature)}>
+          <${FeatureLink} coder=${coder.id} feature=${row.feature} label=${labels[row.feature]} params=${params} />
+          <span class="muted">on <${Token} text=${tokens[row.token]?.t ?? ""} /> ${number(row.value)} (${percent(row.value / maxima[row.feature])} of max)</span>
+        </li>`,
+      )}
+    </ol>
+  `;
+}
+
 export function ByText({ coder, text }) {
   const [typed, setTyped] = useTyped("text", text);
-  const [shown, setShown] = useState(null);
   const resource = usePrompt(coder, text);
   useEffect(() => {
     if (!resource.data) return;
@@ -57,27 +78,6 @@ export function ByText({ coder, text }) {
   if (!coder.can_run) return html`<${CannotRun} coder=${coder} />`;
   return html`<div class="by-text">
     <${TextBox} id="search" label="A text to find features for" placeholder="Paste a sentence or a paragraph" value=${typed} onText=${setTyped} />
-    <${Loaded} resource=${resource} what=${codes()}>
-      ${({ tokens, strongest, labels, maxima, truncated }) => {
-        const feature = strongest.some((row) => row.feature === shown) ? shown : strongest[0]?.feature;
-        const coloured = tokens.map(({ t, k, top }) => ({ t, k, v: top.find((one) => one.feature === feature)?.value ?? 0 }));
-        return html`
-          ${truncated && html`<p class="problem"><span>Only the first 1,024 tokens were read.</span></p>`}
-          ${feature === undefined
-            ? html`<p class="count" role="status">No feature fires on this text.</p>`
-            : html`<p class="muted">Coloured by feature #${feature}.</p>
-                <${TokenStrip} tokens=${coloured} max=${maxima[feature]} label=${`Your text, coloured by feature ${feature}`} />
-                <p class="count" role="status">${strongest.length} features, the most unusual first</p>
-                <ol class="ranking">
-                  ${strongest.map(
-                    (row) => html`<li key=${row.feature} data-feature=${row.feature} class=${row.feature === feature ? "on" : ""} onPointerEnter=${() => setShown(row.feature)} onFocusIn=${() => setShown(row.feature)}>
-                      <${FeatureLink} coder=${coder.id} feature=${row.feature} label=${labels[row.feature]} params=${{ text }} />
-                      <span class="muted">on <bdi class="token-alone">${visible(tokens[row.token]?.t ?? "")}</bdi> ${number(row.value)} (${percent(row.value / maxima[row.feature])} of max)</span>
-                    </li>`,
-                  )}
-                </ol>`}
-        `;
-      }}
-    <//>
+    <${Loaded} resource=${resource} what=${codes()}>${(result) => html`<${Ranked} coder=${coder} result=${result} name="Your text" params=${{ text }} />`}<//>
   </div>`;
 }

@@ -1,15 +1,15 @@
 // Side by side: two features, or several coders on the same text.
 import { html, useEffect, useState } from "../html.js";
 import { featurePath, get, post } from "../api.js";
-import { Facts, FeatureLink, Label, Score } from "../card.js";
+import { Facts, Label, Score } from "../card.js";
 import { Segments, TextBox } from "../controls.js";
 import { Distribution, OutputTokens } from "../feature/numbers.js";
-import { number, percent } from "../numbers.js";
+import { number, whole } from "../numbers.js";
 import { Loaded, useResource } from "../resource.js";
 import { featureHref, route, setParams } from "../route.js";
 import { coder as current, workspace } from "../state.js";
-import { TokenStrip, visible } from "../tokens.js";
-import { CannotRun, usePrompt, useTyped } from "./by_text.js";
+import { TokenStrip } from "../tokens.js";
+import { CannotRun, Ranked, usePrompt, useTyped } from "./by_text.js";
 
 const numeric = (text) => (/^\d+$/.test(text ?? "") ? Number(text) : null);
 
@@ -48,7 +48,7 @@ function relation(a, b) {
   const [coactive, decoder, encoder] = [find(a.coactive), find(a.nearest_decoder), find(a.nearest_encoder)];
   if (decoder) told.push(`decoder cosine ${number(decoder.cosine, 2)}`);
   if (encoder) told.push(`encoder cosine ${number(encoder.cosine, 2)}`);
-  if (coactive) told.push(`fire together on ${coactive.count.toLocaleString("en")} tokens, lift ${number(coactive.lift)}`);
+  if (coactive) told.push(`fire together on ${whole(coactive.count)} tokens, lift ${number(coactive.lift)}`);
   if (a.family?.id !== undefined && a.family.id >= 0 && a.family.id === b.family?.id) told.push(`both in family ${a.family.id}`);
   const shared = (a.outputs_top ?? []).filter((row) => (b.outputs_top ?? []).some((other) => other.token === row.token && other.text === row.text));
   if (shared.length) told.push(`${shared.length} top output tokens in common`);
@@ -74,22 +74,10 @@ function TwoFeatures({ coder, params }) {
 }
 
 function CoderSide({ coder, result }) {
-  const [shown, setShown] = useState(null);
-  const { tokens, strongest, labels, maxima } = result;
-  const feature = strongest.some((row) => row.feature === shown) ? shown : strongest[0]?.feature;
-  const coloured = tokens.map(({ t, k, top }) => ({ t, k, v: top.find((one) => one.feature === feature)?.value ?? 0 }));
   return html`<section>
     <h2><bdi>${coder.name}</bdi></h2>
-    <p class="under">${coder.architecture} · ${coder.reads.join(", ")} · ${coder.d_sae.toLocaleString("en")} features</p>
-    <${TokenStrip} tokens=${coloured} max=${maxima[feature]} label=${`The text under ${coder.name}, coloured by feature ${feature}`} />
-    <ol class="ranking">
-      ${strongest.slice(0, 20).map(
-        (row) => html`<li key=${row.feature} data-feature=${row.feature} class=${row.feature === feature ? "on" : ""} onPointerEnter=${() => setShown(row.feature)} onFocusIn=${() => setShown(row.feature)}>
-          <${FeatureLink} coder=${coder.id} feature=${row.feature} label=${labels[row.feature]} />
-          <span class="muted">on <bdi class="token-alone">${visible(tokens[row.token]?.t ?? "")}</bdi> ${number(row.value)} (${percent(row.value / maxima[row.feature])} of max)</span>
-        </li>`,
-      )}
-    </ol>
+    <p class="under">${coder.architecture} · ${coder.reads.join(", ")} · ${whole(coder.d_sae)} features</p>
+    <${Ranked} coder=${coder} result=${result} name=${`The text under ${coder.name}`} limit=${20} />
   </section>`;
 }
 

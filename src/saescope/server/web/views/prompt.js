@@ -7,7 +7,7 @@ import { Trace } from "../plots.js";
 import { Loaded } from "../resource.js";
 import { route, setParams } from "../route.js";
 import { coder as current, trail } from "../state.js";
-import { Token, TokenStrip, visible } from "../tokens.js";
+import { Token, TokenStrip } from "../tokens.js";
 import { CannotRun, codes, usePrompt, useTyped } from "./by_text.js";
 import { Chat, readTurns } from "./chat.js";
 import { TwoPrompts } from "./two_prompts.js";
@@ -99,7 +99,7 @@ function Result({ coder, result, params }) {
       <section>
         <h2>Strongest, by surprise</h2>
         <p class="muted small-text">Share of the feature’s maximum, weighed by how rarely it fires.</p>
-        <${Rows} coder=${coder} rows=${all ? strongest : strongest.slice(0, FIRST)} labels=${labels} maxima=${maxima} pins=${pins} color=${color} note=${(row) => html`<bdi class="token-alone">${visible(tokens[row.token]?.t ?? "")}</bdi>`} />
+        <${Rows} coder=${coder} rows=${all ? strongest : strongest.slice(0, FIRST)} labels=${labels} maxima=${maxima} pins=${pins} color=${color} note=${(row) => html`<${Token} text=${tokens[row.token]?.t ?? ""} />`} />
         ${strongest.length > FIRST && html`<button type="button" class="quiet" aria-expanded=${all ? "true" : "false"} onClick=${() => setAll(!all)}>${all ? "Show fewer" : `Show all ${strongest.length}`}</button>`}
       </section>
     </div>
