@@ -536,3 +536,12 @@ def test_what_nobody_thought_of_is_raised_as_it_is(lm: LanguageModel) -> None:
         assert not worker._taken
 
     asyncio.run(main())
+
+
+@pytest.mark.parametrize("number", ["NaN", "Infinity", "-Infinity", "1e999"])
+def test_what_is_no_number_is_refused(client: TestClient, number: str) -> None:
+    """JSON has no such numbers, Python's reader takes them."""
+    body = f'{{"text": "the dog", "feature": {LIVE}, "strength": {number}}}'
+    response = client.post(f"{CODER}/steer", content=body, headers={"content-type": "application/json"})
+    assert response.status_code == 422
+    assert "\n" not in response.json()["detail"]
