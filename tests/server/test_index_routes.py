@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -274,3 +275,32 @@ def test_what_a_coarse_feature_splits_into_is_shown_from_both_sides(
         fine = asked(client, f"{CODER}/features/4", answers.Feature)
         assert [(one.feature, one.score) for one in fine.split_of] == [(0, 0.6)]
         assert fine.split_of[0].label.text == "the quick fox"
+
+
+def test_many_tabs_browse_at_once_and_each_gets_its_own_answer(client: TestClient, index: FeatureIndex) -> None:
+    """Queries of several threads share one database; their filters and tables must not meet."""
+    live = np.flatnonzero(index.count)
+    expected = {
+        f"sort=feature&limit=7&offset={offset}&min_density={low}": live[index.density[live] >= low][
+            offset : offset + 7
+        ].tolist()
+        for offset in (0, 2, 5)
+        for low in (0.0, float(np.median(index.density[live])))
+    }
+    expected["q=fox"] = [0]
+    expected["q=dogs"] = [1]
+    wrong: list[str] = []
+
+    def browse(number: int) -> None:
+        for turn in range(12):
+            query = list(expected)[(number + turn) % len(expected)]
+            found = [card["feature"] for card in client.get(f"{CODER}/features?{query}").json()["items"]]
+            if found != expected[query]:
+                wrong.append(f"{query}: {found}")
+
+    threads = [threading.Thread(target=browse, args=(number,)) for number in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not wrong

@@ -525,3 +525,23 @@ def test_a_tab_that_is_closed_ends_its_completion(
         while app.state.served.worker._taken and time.monotonic() < until:
             time.sleep(0.01)
         assert not app.state.served.worker._taken
+
+
+def test_what_nobody_thought_of_is_raised_as_it_is(lm: LanguageModel) -> None:
+    worker = ready_worker(lm)
+
+    async def main() -> None:
+        with pytest.raises(ZeroDivisionError):
+            await worker.run(asking(_Client()), lambda lm, stop: 1 / 0)
+        assert not worker._taken
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("number", ["NaN", "Infinity", "-Infinity", "1e999"])
+def test_what_is_no_number_is_refused(client: TestClient, number: str) -> None:
+    """JSON has no such numbers, Python's reader takes them."""
+    body = f'{{"text": "the dog", "feature": {LIVE}, "strength": {number}}}'
+    response = client.post(f"{CODER}/steer", content=body, headers={"content-type": "application/json"})
+    assert response.status_code == 422
+    assert "\n" not in response.json()["detail"]

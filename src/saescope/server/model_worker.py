@@ -39,14 +39,15 @@ class Cancelled(Exception):  # noqa: N818
 
 
 class Stop:
-    """Told to work that goes on step by step: whether anyone still wants it."""
+    """Told to work that goes on step by step: whether anyone still wants it. `everything`: set when the server ends."""
 
-    def __init__(self) -> None:
+    def __init__(self, everything: threading.Event) -> None:
         self.event = threading.Event()
+        self._everything = everything
 
     def check(self) -> None:
         """Cancelled, once nobody does."""
-        if self.event.is_set():
+        if self.event.is_set() or self._everything.is_set():
             raise Cancelled
 
 
@@ -54,8 +55,8 @@ class _Place:
     """One request's place. It is free again when both the request and the thread that works for it have left: work that was
     given up, but could not be interrupted, still counts."""
 
-    def __init__(self, taken: set[_Place], lock: threading.Lock) -> None:
-        self.stop = Stop()
+    def __init__(self, taken: set[_Place], lock: threading.Lock, ending: threading.Event) -> None:
+        self.stop = Stop(ending)
         self._taken, self._lock, self._inside = taken, lock, 0
 
     def enter(self) -> None:
@@ -137,11 +138,8 @@ class ModelWorker:
             self._loaded.set()
 
     def stop(self) -> None:
-        """End all work under way at its next step, and take no more."""
+        """End all work under way at its next step, and take no more. Takes no lock: a signal may come while one is held."""
         self._stopping.set()
-        with self._lock:
-            for place in self._taken:
-                place.stop.event.set()
 
     async def run(self, request: Request, work: Callable[[LanguageModel, Stop], Result]) -> Result:
         """`work(lm, stop)` on a thread. Busy when there is no place or it takes too long, ClientGone when nobody waits."""
@@ -162,7 +160,8 @@ class ModelWorker:
                             found.append(await self._on_thread(place, lambda: work(lm, place.stop)))
                     except TimeoutError:
                         failed.append(Busy("the model took too long over this; send less text, or try again later"))
-                    except (SaescopeError, Cancelled) as error:
+                    except Exception as error:
+                        # Raised below: a group of tasks would wrap it.
                         failed.append(error)
                     group.cancel_scope.cancel()
 
@@ -224,7 +223,7 @@ class ModelWorker:
         with self._lock:
             if len(self._taken) >= self._places:
                 raise Busy(f"{len(self._taken)} requests wait for the model already; try again in a moment")
-            place = _Place(self._taken, self._lock)
+            place = _Place(self._taken, self._lock, self._stopping)
             self._taken.add(place)
         place.enter()
         try:

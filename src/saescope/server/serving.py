@@ -11,6 +11,7 @@ from types import FrameType
 
 import uvicorn
 
+from saescope.errors import SaescopeError
 from saescope.server.address import Address
 from saescope.server.app import create_app
 from saescope.server.asking import Served
@@ -36,8 +37,17 @@ def serve_until_stopped(
         proxy_headers=False,
     )
     server = _Server(config, served.worker.stop, ready)
+    threading.Thread(target=_warm, args=(workspace,), name="saescope-warm", daemon=True).start()
     with address.socket:
         server.run(sockets=[address.socket])
+
+
+def _warm(workspace: Workspace) -> None:
+    """Read what every first page needs (documents, tokenizer, table), so that nobody waits for it."""
+    for coder in list(workspace.coders.values()):
+        # What is wrong with a file is said to who asks for it.
+        with suppress(SaescopeError, OSError):
+            _ = (coder.index.documents, coder.index.token_text, coder.table, coder.first_feature)
 
 
 class _Server(uvicorn.Server):
