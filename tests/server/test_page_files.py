@@ -46,16 +46,32 @@ def test_the_first_file_has_nothing_inline() -> None:
     assert re.findall(r"<style|\sstyle=|\son\w+=|importmap", text) == []
 
 
-def test_every_import_names_a_file_that_is_there() -> None:
-    for path in WEB.rglob("*.js"):
-        names = re.findall(
-            r"(?:import|export)\s*(?:\{[^}]*\}|\w+)\s*from\s*\"([^\"]+)\"", path.read_text(encoding="utf-8")
-        )
-        assert names or "vendor" in path.parts or path.name in ("numbers.js",), path
-        for name in names:
-            assert name.startswith("."), f"{path.name} imports {name}"
-            assert (path.parent / name).is_file(), f"{path.name} imports {name}"
+def imports(path: Path) -> list[str]:
+    found = re.findall(r"(?:import|export)\s*(?:\{[^}]*\}|\w+)\s*from\s*\"([^\"]+)\"", path.read_text(encoding="utf-8"))
+    assert all(name.startswith(".") for name in found), f"{path.name} imports {found}"
+    return found
 
 
-def test_the_page_is_light() -> None:
-    assert sum(path.stat().st_size for path in OWN) < 150 * 1024
+def loaded() -> set[Path]:
+    """What a browser loads for the page."""
+    first = WEB / "index.html"
+    known = {first}
+    waiting = [WEB / name for name in re.findall(r'"static/([^"]+)"', first.read_text(encoding="utf-8"))]
+    while waiting:
+        path = waiting.pop().resolve()
+        if path in known:
+            continue
+        assert path.is_file(), f"{path} is imported and missing"
+        known.add(path)
+        if path.suffix == ".js":
+            waiting += [path.parent / name for name in imports(path)]
+    return known
+
+
+def test_the_page_is_light_and_has_no_file_that_nothing_loads() -> None:
+    page = loaded()
+    own = [path for path in page if "vendor" not in path.relative_to(WEB).parts]
+    assert sum(path.stat().st_size for path in own) < 150 * 1024
+    # The widget is for notebooks.
+    assert [path.name for path in OWN if path not in page and not path.name.startswith("widget.")] == []
+    assert len([path for path in page if path not in own]) == 5

@@ -1,6 +1,6 @@
 // Single-key commands. They rest while one types, in dialogs, and when a person has turned them off.
 import { go, href, route } from "./route.js";
-import { coder, helpOpen, keys, say } from "./state.js";
+import { coder, helpOpen, keys, say, wantInstead } from "./state.js";
 import { hideTip } from "./tokens.js";
 
 export const COMMANDS = [
@@ -20,14 +20,14 @@ let waitingForPlace = 0;
 
 const typing = (element) => element.closest?.("textarea, select, [contenteditable], input:not([type=radio]):not([type=checkbox]):not([type=range])");
 
-function search(tries = 30) {
+function search() {
   const box = document.querySelector("#search");
   if (box) {
     box.focus();
     box.select();
-  } else if (tries > 0) {
-    if (tries === 30) go(href("browse", coder.peek()?.id));
-    requestAnimationFrame(() => search(tries - 1));
+  } else {
+    wantInstead("#search");
+    go(href("browse", coder.peek()?.id));
   }
 }
 

@@ -56,12 +56,16 @@ export const isDark = computed(() => theme.value === "dark" || (theme.value === 
 export const said = signal("");
 export const say = (text) => (said.value = text);
 
-// Someone who walks with the keyboard lands on the new view's title, once it is there.
+// Someone who walks with the keyboard lands on the new view's title, once it is there, or on what was asked for.
 let titleWanted = false;
+let target = "main h1";
 export const wantTitle = () => (titleWanted = true);
+export const wantInstead = (selector) => (target = selector);
 export function focusTitle() {
-  if (titleWanted) document.querySelector("main h1")?.focus({ preventScroll: true });
+  if (!titleWanted) return;
+  document.querySelector(target)?.focus({ preventScroll: true });
   titleWanted = false;
+  target = "main h1";
 }
 
 /** The features that `j` and `k` walk: {coder, features, name, back}. */
