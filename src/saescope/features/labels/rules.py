@@ -277,8 +277,7 @@ def learn(windows: Windows, words: Words) -> Rules:
         np.full(n, np.nan, np.float32),
     )
     fixed: tuple[Any, ...] = (
-        windows.positions[:, 0],
-        windows.counts[:, 0],
+        *windows.of(0),
         arrays_of(words),
         words.share,
         words.n_items,
