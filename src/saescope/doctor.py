@@ -25,6 +25,7 @@ EXTRAS = {
     "datasets": "text from Hugging Face datasets",
     "tensorboard": "metrics to TensorBoard",
     "wandb": "metrics to Weights & Biases",
+    "anywidget": "the explorer's views in notebooks",
 }
 _SHAPE = (4096, 576, 9216)
 # Measured on a 2-core machine whose bf16 encoder product runs at _REFERENCE_RATE FLOP/s: seconds of the demo's parts that

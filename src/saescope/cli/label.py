@@ -168,12 +168,13 @@ def _show(table: LabelTable, path: Path, *, as_json: bool) -> None:
         score = "" if one.score is None else f"{one.score:.2f}"
         shown.add_row(str(one.feature), score, escape(one.text))
     console.print(shown)
-    failed = table.options.get("failed")
+    failed, unusable = table.options.get("failed"), table.options.get("unusable")
     console.print(
         f"{len(table):,} labels, {len(scored):,} with a score"
         + ("" if mean is None else f": balanced accuracy {mean:.3f} on text they were not made from")
         + "".join(f"; {name.replace('_', ' ')} {value:.3f}" for name, value in controls.items())
         + (f". {failed:,} features failed; the same command asks again" if failed else "")
+        + (f". Of {unusable:,} the model or its judge said nothing usable" if unusable else "")
         + "."
     )
     console.print(f"Kept in {escape(str(path))}.")

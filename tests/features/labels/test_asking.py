@@ -244,7 +244,8 @@ def test_one_failure_does_not_end_the_run(planted: PlantedIndex) -> None:
     def script(asked: Asked, number: int) -> Served:
         if asked.system == EXPLAINER and "<<⏎>>" in asked.prompt:
             return Served(status=400, raw=b"no")
-        return Served("a label") if asked.system == EXPLAINER else Served("[0]")
+        answer = json.dumps([0] * len(shown(asked.prompt)))
+        return Served("a label" if asked.system == EXPLAINER else answer)
 
     with serving(script) as server:
         model = Endpoint(server.url, "m", at_once=3)
@@ -253,14 +254,28 @@ def test_one_failure_does_not_end_the_run(planted: PlantedIndex) -> None:
     assert table.options["failed"] == 1
 
 
-def test_judge_that_rambles_gives_no_score(planted: PlantedIndex) -> None:
+def test_judge_that_rambles_gives_no_label(planted: PlantedIndex) -> None:
+    """Newest labels win, so one that nobody could try must not hide another."""
+
     class Rambling(Scripted):
         def reply(self, system: str, prompt: str, max_tokens: int) -> Reply:
             return Reply("I cannot say, perhaps the third." if system != EXPLAINER else "words")
 
-    label = asked_labels(planted, Rambling(line_oracle), [FEATURE["line"]], OPTIONS).labels[0]
-    assert (label.text, label.score, label.interval) == ("words", None, None)
-    assert label.parts["tried"]["detection"]["answered"] == 0
+    table = asked_labels(planted, Rambling(line_oracle), [FEATURE["line"], RARE_FEATURE], OPTIONS)
+    # The rare feature has no windows to be tried on, which is not the judge's fault.
+    assert [(label.feature, label.text, label.score) for label in table.labels] == [(RARE_FEATURE, "words", None)]
+    assert table.options["unusable"] == 1
+
+
+def test_few_unusable_answers_leave_their_windows_out(planted: PlantedIndex) -> None:
+    class Forgetful(Scripted):
+        def reply(self, system: str, prompt: str, max_tokens: int) -> Reply:
+            reply = super().reply(system, prompt, max_tokens)
+            return Reply("?") if len(self.judged) == 2 else reply
+
+    label = asked_labels(planted, Forgetful(line_oracle), [FEATURE["line"]], OPTIONS).labels[0]
+    detection = label.parts["tried"]["detection"]
+    assert (label.score, detection["answered"], detection["asked"]) == (1.0, 20, 24)
 
 
 def test_explainer_that_says_nothing_gives_no_label(planted: PlantedIndex) -> None:

@@ -118,7 +118,8 @@ def asked_labels(
 
     The score is detection's balanced accuracy, with what the explanation "None" has at it and at fuzzing as controls; parts has
     fuzzing and all intervals. What is answered is kept as it comes, and the same call goes on from there. A feature whose
-    questions fail at every attempt is left out and counted in the table's options; ModelError where the first five all fail.
+    questions fail at every attempt, or get no usable answer, is left out and counted in the table's options ("failed",
+    "unusable"); ModelError where the first five all fail.
     """
     options = options or AskingOptions()
     wanted = _wanted(index, features)
@@ -133,9 +134,10 @@ def asked_labels(
             drawer = ExcerptDrawer(index, seed=options.seed, split=options.split)
             _ask_all(drawer, model, scorer, waiting, options, answers, failed, lambda n: tell("asking", n, len(wanted)))
         version = new_version(MODEL)
-        labels = [_label(answers.known[feature], version) for feature in wanted if feature in answers.known]
+        found = [_label(answers.known[feature], version) for feature in wanted if feature in answers.known]
+    labels = tuple(label for label in found if label is not None)
     kept = {**asdict(options), "model": model.name, "judge": scorer.name, "failed": len(failed)}
-    return LabelTable(tuple(label for label in labels if label is not None), MODEL, version, kept)
+    return LabelTable(labels, MODEL, version, kept | {"unusable": len(found) - len(labels)})
 
 
 def _ask_all(
@@ -207,9 +209,10 @@ def _excerpts(drawer: ExcerptDrawer, feature: int, options: AskingOptions) -> Ex
 
 
 def _label(record: dict[str, Any], version: str) -> Label | None:
-    if not record["text"]:
-        return None
+    """None where the explainer said nothing, or the judge nothing usable: such a label must not hide a better one."""
     found = record["tried"].get("detection") or {}
+    if not record["text"] or (found.get("asked") and found["score"] is None):
+        return None
     interval = found.get("interval")
     controls = {f"null_{name}": part["score"] for name, part in record["null"].items() if part.get("score") is not None}
     return Label(

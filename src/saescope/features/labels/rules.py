@@ -28,7 +28,7 @@ _LEAST_GAIN = 0.01
 _PER_ITEM = 0.004
 _PER_PAIR = 0.02
 _PER_ALTERNATIVE = 0.03
-_PER_VAGUE = 0.03
+_PER_VAGUE = 0.05
 _GOOD_ENOUGH = 0.985
 _BITS = 64
 
@@ -277,8 +277,7 @@ def learn(windows: Windows, words: Words) -> Rules:
         np.full(n, np.nan, np.float32),
     )
     fixed: tuple[Any, ...] = (
-        windows.positions[:, 0],
-        windows.counts[:, 0],
+        *windows.of(0),
         arrays_of(words),
         words.share,
         words.n_items,

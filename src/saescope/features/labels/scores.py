@@ -80,10 +80,9 @@ def resample(start, stop, held, counts, section, seed, values):  # type: ignore[
 
 def scores_of(held: NDArray[np.bool_], windows: Windows, section: NDArray[np.int32], *, seed: int = 0) -> Scores:
     """Of rules that held at `held` [features, kind, most] of the held-out windows. section [positions]: of the text."""
-    counts = windows.counts[:, 1]
+    places, counts = windows.of(1)
     value = balanced_accuracy(held, counts)
     redrawn = np.full((value.size, RESAMPLES), np.nan, np.float32)
-    places = windows.positions[:, 1]
     drawn = np.arange(places.shape[2]) < counts[:, :, None]
     own = np.where(drawn, section[np.where(drawn, places, 0)], -1)
     numbered = _numbered(own)

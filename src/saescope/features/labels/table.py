@@ -145,7 +145,7 @@ def _label(row: dict[str, Any], meta: dict[str, Any]) -> Label:
         interval,
         json.loads(row["controls"]),
         json.loads(row["parts"]),
-        str(row["source"]),
+        str(row.get("source") or meta["kind"]),
         str(meta["version"]),
     )
 

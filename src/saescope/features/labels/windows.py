@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -45,6 +46,11 @@ class Windows:
     counts: NDArray[np.int32]
     same_token: NDArray[np.int32]
     strongest: Positions
+
+    def of(self, side: int) -> tuple[Positions, NDArray[np.int32]]:
+        """Positions [features, kind, most] and counts [features, kind] of one half."""
+        # In one piece each: a loop is compiled anew for every layout that it is given.
+        return np.ascontiguousarray(self.positions[:, side]), np.ascontiguousarray(self.counts[:, side])
 
     @staticmethod
     def joined(parts: Sequence[Windows]) -> Windows:
@@ -281,9 +287,9 @@ def draw(
     fixed = (
         features,
         seed,
-        np.asarray(arrays["feature_offsets"]),
-        np.asarray(arrays["feature_positions"]),
-        np.asarray(arrays["feature_values"]).view(np.uint16),
+        _only_read(arrays["feature_offsets"]),
+        _only_read(arrays["feature_positions"]),
+        _only_read(arrays["feature_values"]).view(np.uint16),
         decode,
         (text.half, text.tokens, text.region, text.coded, text.coded_offsets, text.of_token),
         text.of_token_offsets,
@@ -296,3 +302,10 @@ def draw(
     )
     in_ranges(lambda start, stop: draw_features(start, stop, *fixed), n, 64)
     return Windows(out, counts, same, strongest)
+
+
+def _only_read(array: NDArray[Any]) -> NDArray[Any]:
+    """A view that cannot be written to, as files are mapped: one kind of array, so one compiled loop, for all of them."""
+    view = np.asarray(array).view()
+    view.flags.writeable = False
+    return view
