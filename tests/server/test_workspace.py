@@ -12,6 +12,7 @@ import pytest
 from fastapi.testclient import TestClient
 
 from saescope.errors import FeatureIndexError, WorkspaceError
+from saescope.features.index.progress import kept_progress
 from saescope.server import Workspace
 
 
@@ -132,6 +133,30 @@ def test_a_build_under_way_is_a_job(workspace: Path, client_of: Callable[..., Te
         (job,) = client.get("/api/jobs").json()
         assert job["state"] == "failed"
         assert "unfinished" in job["message"]
+
+
+def test_labelling_by_another_process_is_a_job_while_it_lasts(
+    workspace: Path, client_of: Callable[..., TestClient]
+) -> None:
+    index = workspace / "coder" / "index"
+    with client_of(workspace) as client:
+        assert client.get("/api/jobs").json() == []
+        with kept_progress(index, "label") as tell:
+            tell("score", 30, 60)
+            (job,) = client.get("/api/jobs").json()
+            assert (job["kind"], job["stage"], job["done"], job["total"], job["state"]) == (
+                "label",
+                "score",
+                30,
+                60,
+                "running",
+            )
+        assert client.get("/api/jobs").json() == []
+        # What a killed process left behind is nothing under way.
+        (index / "progress.json").write_text(
+            json.dumps({"kind": "label", "stage": "score", "done": 1, "total": 2, "pid": 2**22 + 12345})
+        )
+        assert client.get("/api/jobs").json() == []
 
 
 def test_labelling_is_a_job(workspace: Path, client_of: Callable[..., TestClient]) -> None:

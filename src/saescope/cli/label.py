@@ -17,6 +17,7 @@ from saescope.errors import UsageError
 
 if TYPE_CHECKING:
     from saescope.features.index import FeatureIndex
+    from saescope.features.index.progress import kept_progress
     from saescope.features.labels import LabelTable
     from saescope.features.labels.asking import Cost
     from saescope.features.labels.chat import ChatModel
@@ -82,7 +83,7 @@ def label(
     opened = FeatureIndex.open(index)
     wanted = _wanted(opened, features, spread)
     if not endpoint and not local:
-        with stage_bar(silent=as_json) as tell:
+        with stage_bar(silent=as_json) as bar, kept_progress(opened.path, "label", bar) as tell:
             table = contrastive_labels(opened, wanted, seed=seed, split=split, progress=tell)
     else:
         from saescope.features.labels.asking import AskingOptions, asked_labels, estimated_cost
@@ -98,7 +99,7 @@ def label(
             return
         if cost.calls and not yes:
             _confirm()
-        with stage_bar(silent=as_json) as tell:
+        with stage_bar(silent=as_json) as bar, kept_progress(opened.path, "label", bar) as tell:
             table = asked_labels(opened, chat, asked, options, progress=tell)
     path = write_labels(opened, table)
     _show(table, path, as_json=as_json)

@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 from saescope.features.index import FeatureIndex
+from saescope.features.index.progress import Progress, kept_progress
 from saescope.features.labels import LabelTable, contrastive_labels, read_labels, write_labels
 from saescope.features.search import MeaningSearch
 
 
-def name_features(index: FeatureIndex, progress: Callable[[str, int, int], None] | None = None) -> LabelTable:
+def name_features(index: FeatureIndex, progress: Progress | None = None) -> LabelTable:
     """The labels of an index; those that need no model are made first where it has none. `progress(stage, done, total)`."""
-    tell = progress or (lambda stage, done, total: None)
-    table = read_labels(index)
-    if table is None:
-        table = contrastive_labels(index, progress=tell)
-        write_labels(index, table)
-    tell("search by meaning", 0, 1)
-    MeaningSearch.of(index, read_labels(index))
-    tell("search by meaning", 1, 1)
+    with kept_progress(index.path, "label", progress) as tell:
+        table = read_labels(index)
+        if table is None:
+            table = contrastive_labels(index, progress=tell)
+            write_labels(index, table)
+        tell("search by meaning", 0, 1)
+        MeaningSearch.of(index, read_labels(index))
+        tell("search by meaning", 1, 1)
     return table

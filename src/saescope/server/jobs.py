@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import threading
 from collections.abc import Callable
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from saescope.errors import SaescopeError, UsageError
+from saescope.features.index.progress import PROGRESS
 from saescope.server.plain_text import one_line
 from saescope.server.workspace import ServedCoder, Workspace, slug
 
@@ -48,6 +50,8 @@ class Jobs:
         found += [_build(folder, progress) for folder, progress in self._workspace.building.items()]
         found += [_failed(slug(str(folder)), folder.name, text) for folder, text in self._workspace.problems.items()]
         for coder in self._workspace.coders.values():
+            if elsewhere := _labelling(coder):
+                found.append(elsewhere)
             if coder.label_problem:
                 found.append(_failed(f"labels-{coder.id}", coder.id, coder.label_problem))
         return found
@@ -91,6 +95,27 @@ def _build(folder: Path, progress: dict[str, Any]) -> dict[str, Any]:
         "state": "running" if alive else "failed",
         "message": "" if alive else f"{folder} is unfinished; the saescope index command that began it goes on",
     }
+
+
+def _labelling(coder: ServedCoder) -> dict[str, Any] | None:
+    """Labels that another process makes of a finished index."""
+    try:
+        progress = json.loads((coder.index.path / PROGRESS).read_bytes())
+        if not _is_alive(progress["pid"]):
+            # Left behind by one that was killed.
+            return None
+        return {
+            "id": f"labelling-{coder.id}",
+            "kind": one_line(str(progress["kind"])),
+            "coder": coder.id,
+            "stage": one_line(str(progress["stage"])),
+            "done": int(progress["done"]),
+            "total": int(progress["total"]),
+            "state": "running",
+            "message": "",
+        }
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
 
 
 def _failed(identity: str, coder: str, message: str) -> dict[str, Any]:

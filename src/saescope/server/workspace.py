@@ -20,6 +20,7 @@ from saescope.evaluation.definitions import BY_KEY
 from saescope.evaluation.subject import Subject
 from saescope.features.index import FeatureIndex, coder_fingerprint
 from saescope.features.index.manifest import KIND, MANIFEST
+from saescope.features.index.progress import PROGRESS
 from saescope.features.labels import read_labels
 from saescope.features.search import MeaningSearch
 from saescope.lm import LanguageModel
@@ -275,7 +276,7 @@ class Workspace:
         if manifest.get("kind") != KIND:
             return
         if manifest.get("complete") is not True:
-            progress = _json(folder / "progress.json")
+            progress = _json(folder / PROGRESS)
             self.building[folder] = {
                 "name": str((manifest.get("coder") or {}).get("name", folder.name)),
                 **(progress if isinstance(progress, dict) else {}),

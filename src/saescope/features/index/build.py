@@ -23,24 +23,19 @@ from saescope.features.index.assembly import assemble, transpose
 from saescope.features.index.facts import write_families, write_forms, write_weights
 from saescope.features.index.manifest import IndexedCoder, IndexManifest, recorded
 from saescope.features.index.parts import PARTS, Part, parts_done, positions_of, write_part
+from saescope.features.index.progress import Progress, kept_progress
 from saescope.features.index.reader import TOKENIZER, FeatureIndex
 from saescope.features.index.source import Source
 from saescope.features.index.statistics import find_coactive, sweep_features
 from saescope.features.index.tables import FEATURES, write_features
-from saescope.whole_files import write_json, write_whole
+from saescope.whole_files import write_whole
 
 if TYPE_CHECKING:
     from saescope.lm import LanguageModel
 
-Progress = Callable[[str, int, int], None]
 Result = TypeVar("Result")
-PROGRESS = "progress.json"
 MEMORY = 2**30
 _LOCK = ".lock"
-
-
-def silent(stage: str, done: int, total: int) -> None:
-    """Progress that nobody is told of."""
 
 
 @torch.no_grad()
@@ -71,8 +66,8 @@ def build_index(
             existing = IndexManifest.read(folder)
             if existing is not None and existing.complete:
                 return FeatureIndex.open(folder)
-            builder = _Builder(folder, manifest, coder, source, lm, memory, progress or silent)
-            builder.run()
+            with kept_progress(folder, "index", progress) as tell:
+                _Builder(folder, manifest, coder, source, lm, memory, tell).run()
     except filelock.Timeout:
         raise OccupiedError(f"another process is building {folder}; wait for it, or choose another --out") from None
     return FeatureIndex.open(folder)
@@ -91,7 +86,6 @@ class _Builder:
     ) -> None:
         self.folder, self.manifest, self.coder, self.source, self.lm = folder, manifest, coder, source, lm
         self.memory, self._progress = memory, progress
-        self._written = 0.0
 
     def run(self) -> None:
         manifest, folder = self.manifest, self.folder
@@ -132,7 +126,6 @@ class _Builder:
 
     def _finish(self) -> None:
         """Record every file, mark the index complete, and give up what it was made from."""
-        (self.folder / PROGRESS).unlink(missing_ok=True)
         names = sorted(
             path.relative_to(self.folder).as_posix()
             for path in self.folder.rglob("*")
@@ -145,15 +138,7 @@ class _Builder:
         shutil.rmtree(self.folder / PARTS, ignore_errors=True)
 
     def _told(self, stage: str) -> Callable[[int, int], None]:
-        def tell(done: int, total: int) -> None:
-            self._progress(stage, done, total)
-            now = time.monotonic()
-            if now - self._written > 1:
-                # Other processes look at this, so a page can show a build that a terminal runs.
-                self._written = now
-                write_json(self.folder / PROGRESS, {"stage": stage, "done": done, "total": total, "pid": os.getpid()})
-
-        return tell
+        return lambda done, total: self._progress(stage, done, total)
 
     def _timed(self, stage: str, work: Callable[[], Result]) -> Result:
         started = time.perf_counter()
