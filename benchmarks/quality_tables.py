@@ -83,10 +83,19 @@ def table(cells: Path) -> str:
 
 
 def write_record(cells: Path, path: Path) -> None:
-    """One line a cell, numbers and settings only."""
+    """One line a cell, numbers and settings only. What the file has of other cells stays; a cell measured again is replaced."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    lines = [json.dumps({key: cell.record.get(key) for key in RECORDED}) for cell in results(cells)]
-    path.write_text("".join(line + "\n" for line in lines))
+    kept = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+    by_setting = {_setting(record): record for record in kept}
+    for cell in results(cells):
+        by_setting[_setting(cell.record)] = {key: cell.record.get(key) for key in RECORDED}
+    path.write_text("".join(json.dumps(record) + "\n" for record in by_setting.values()))
+
+
+def _setting(record: dict) -> tuple:
+    """What a cell is, without what came out of it."""
+    names = ("library", "tokens", "seed", "lr", "optimizer", "coefficient", "target_l0")
+    return (*shape(record), *(record[name] for name in names))
 
 
 def _together(peers: list[Group]) -> list[list[Group]]:
