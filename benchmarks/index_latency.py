@@ -1,7 +1,7 @@
 """How long the explorer takes: a feature's page, and the features of a prompt beside the model's own forward.
 
     python benchmarks/index_latency.py pages INDEX [--pages 2000] [--record benchmarks/results/index.jsonl]
-    python benchmarks/index_latency.py prompts INDEX... [--model smollm2] [--tokens 64] [--pairs 30] [--record FILE]
+    python benchmarks/index_latency.py prompts INDEX... [--random 9216] [--tokens 64] [--pairs 30] [--record FILE]
 
 `pages` runs `saescope serve` in a process of its own and asks for features' pages over HTTP, one after another over one
 connection: --pages features drawn by how often they fire, and as many uniformly, each lot asked for twice. Beside the times
@@ -24,7 +24,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +42,11 @@ TARGETS = {"page_p50_ms": 10.0, "page_p99_ms": 50.0, "prompt_ratio": 1.3}
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", choices=["pages", "prompts"])
-    parser.add_argument("indexes", type=Path, nargs="+")
+    parser.add_argument("indexes", type=Path, nargs="*")
+    parser.add_argument(
+        "--random", type=int, help="of prompts: a random coder of so many latents too, indexed on a little text"
+    )
+    parser.add_argument("--corpus", default="wikipedia-sample", help="that text")
     parser.add_argument("--pages", type=int, default=2000)
     parser.add_argument("--model", default="smollm2")
     parser.add_argument("--tokens", type=int, default=64)
@@ -79,7 +83,7 @@ class Asker:
         return read
 
 
-def pages(path: Path, n: int) -> list[dict[str, Any]]:
+def pages(path: Path, n: int) -> Iterator[dict[str, Any]]:
     index = FeatureIndex.open(path)
     rng = np.random.default_rng(0)
     live = np.flatnonzero(index.count)
@@ -88,7 +92,6 @@ def pages(path: Path, n: int) -> list[dict[str, Any]]:
         "by firing count": rng.choice(live, n, p=index.count[live] / index.count[live].sum()),
     }
     port = _free_port()
-    found = []
     command = [sys.executable, "-m", "saescope", "serve", str(path), "--port", str(port)]
     server = subprocess.Popen(command, stdout=subprocess.DEVNULL)
     try:
@@ -103,40 +106,40 @@ def pages(path: Path, n: int) -> list[dict[str, Any]]:
                     started = time.perf_counter()
                     sizes.append(len(asker.get(f"/api/coders/{coder}/features/{feature}")))
                     times.append(1000 * (time.perf_counter() - started))
-                found.append(
-                    {
-                        "benchmark": "feature page",
-                        "d_sae": index.d_sae,
-                        "nonzeros": index.nnz,
-                        "features": name,
-                        "asked_before": warm,
-                        "pages": n,
-                        **_percentiles(times),
-                        "processor_ms": round(1000 * (_processor(server.pid) - before) / n, 2),
-                        "kilobytes": round(statistics.mean(sizes) / 1000, 1),
-                        "server_mib": _memory(server.pid),
-                    }
-                )
+                yield {
+                    "benchmark": "feature page",
+                    "d_sae": index.d_sae,
+                    "nonzeros": index.nnz,
+                    "features": name,
+                    "asked_before": warm,
+                    "pages": n,
+                    **_percentiles(times),
+                    "processor_ms": round(1000 * (_processor(server.pid) - before) / n, 2),
+                    "kilobytes": round(statistics.mean(sizes) / 1000, 1),
+                    "server_mib": _memory(server.pid),
+                }
     finally:
         server.terminate()
         server.wait(20)
-    return found
 
 
-def prompts(given: argparse.Namespace) -> list[dict[str, Any]]:
+def prompts(given: argparse.Namespace) -> Iterator[dict[str, Any]]:
     import torch
     import uvicorn
 
     from saescope.server import create_app
 
-    lm = saescope.LanguageModel.load(given.model)
+    lm = saescope.LanguageModel.load(given.model, device="cpu")
     ids = lm.tokenizer(saescope.__doc__ * 40)["input_ids"][: given.tokens - 1]
     text = lm.tokenizer.decode(ids)
-    found = []
-    for path in given.indexes:
+    for path in [*given.indexes, None] if given.random else given.indexes:
         with tempfile.TemporaryDirectory() as folder:
             workspace = Path(folder)
-            (workspace / "index").symlink_to(path.resolve())
+            if path is None:
+                index = random_index(workspace, lm, given.random, given.corpus)
+            else:
+                (workspace / "index").symlink_to(path.resolve())
+                index = FeatureIndex.open(path)
             port = _free_port()
             server = uvicorn.Server(
                 uvicorn.Config(create_app(workspace, lm=lm), port=port, log_level="error", access_log=False)
@@ -148,7 +151,7 @@ def prompts(given: argparse.Namespace) -> list[dict[str, Any]]:
             route = f"/api/coders/{about['id']}/prompt"
             answer = json.loads(asker.post(route, {"text": text}))
             tokens = torch.tensor([[lm.tokenizer.bos_token_id or 0, *ids]])
-            point = FeatureIndex.open(path).manifest.coder.reads[0]
+            point = index.manifest.coder.reads[0]
 
             ways: dict[str, Callable[[], Any]] = {
                 "prompt": lambda: asker.post(route, {"text": text}),  # noqa: B023 - called within this turn
@@ -170,23 +173,43 @@ def prompts(given: argparse.Namespace) -> list[dict[str, Any]]:
             thread.join(20)
         medians = {name: statistics.median(values) for name, values in times.items()}
         processor = {name: statistics.median(values) for name, values in computed.items()}
-        found.append(
-            {
-                "benchmark": "prompt",
-                "coder": about["name"],
-                "d_sae": about["d_sae"],
-                "tokens": len(answer["tokens"]) + 1,
-                "pairs": given.pairs,
-                "dtype": str(lm.dtype).removeprefix("torch."),
-                "median_ms": {name: round(value, 2) for name, value in medians.items()},
-                "processor_median_ms": {name: round(value, 2) for name, value in processor.items()},
-                "ratio": round(medians["prompt"] / medians["forward"], 3),
-                "ratio_to_hook": round(medians["prompt"] / medians["forward_to_hook"], 3),
-                "processor_ratio": round(processor["prompt"] / processor["forward"], 3),
-                "processor_ratio_to_hook": round(processor["prompt"] / processor["forward_to_hook"], 3),
-            }
-        )
-    return found
+        yield {
+            "benchmark": "prompt",
+            "coder": about["name"],
+            "d_sae": about["d_sae"],
+            "tokens": len(answer["tokens"]) + 1,
+            "pairs": given.pairs,
+            "dtype": str(lm.dtype).removeprefix("torch."),
+            "median_ms": {name: round(value, 2) for name, value in medians.items()},
+            "processor_median_ms": {name: round(value, 2) for name, value in processor.items()},
+            "ratio": round(medians["prompt"] / medians["forward"], 3),
+            "ratio_to_hook": round(medians["prompt"] / medians["forward_to_hook"], 3),
+            "processor_ratio": round(processor["prompt"] / processor["forward"], 3),
+            "processor_ratio_to_hook": round(processor["prompt"] / processor["forward_to_hook"], 3),
+        }
+
+
+def random_index(folder: Path, lm: saescope.LanguageModel, d_sae: int, corpus: str) -> FeatureIndex:
+    """Of a TopK coder with random directions, of which 32 are active on every token."""
+    import torch
+
+    from saescope.coders import Slice, SparseCoder, make_architecture, save
+    from saescope.features.index import TextSource, build_index
+
+    width = lm.d_model
+    point = Slice(point="resid_post.14", width=width)
+    coder = SparseCoder(make_architecture("topk", d_sae, {"k": 32}), [point], [point])
+    directions = torch.randn(d_sae, width, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        coder.W_enc_rows.copy_(directions)
+        coder.W_dec.copy_(directions / directions.norm(dim=1, keepdim=True))
+    coder.metadata.name = f"random-topk-{d_sae}"
+    coder.metadata.model = lm.identity()
+    coder.metadata.sequences = {"context": 256}
+    coder.eval().requires_grad_(False)
+    save(coder, folder / "coder")
+    source = TextSource(coder, lm, saescope.Corpus.open(corpus), tokens=2048)
+    return build_index(coder, source, folder / "index", coder_path=folder / "coder")
 
 
 def _percentiles(times: list[float]) -> dict[str, float]:
