@@ -98,7 +98,6 @@ def rows(given: argparse.Namespace, ours: Worker, theirs: Worker, scratch: Path,
     for pair in range(given.pairs):
         turns = [
             *mine.items(),
-            ("our forward", forward),
             ("its forward", their_forward),
             ("its features", their_features),
         ]
