@@ -10,6 +10,8 @@ all features, so that its rate is that of a job on all of them:
 
     features / (seconds of the forward + features x seconds per feature)
 
+Without its cache, which is its default, it would run the model again for every minibatch; that rate is computed too.
+
 Seconds are the processor's, on one thread: what others do on the machine at the same time does not count. Ours makes all
 features in one go: the whole index from text, the model's forward included, and from a store without it.
 """
@@ -18,6 +20,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import platform
 import statistics
 import sys
@@ -70,7 +73,7 @@ def rows(given: argparse.Namespace, ours: Worker, theirs: Worker, scratch: Path,
     peer = {
         "coder": shape["coder"], "model": str(_model_folder(given.model)), "tokens": files["tokens_file"],
         "reference": files["reference_file"], "special": forward.ask()["special"], "layer": given.layer,
-        "features": given.features,
+        "features": given.features, "cache": str(scratch / f"cache-{tokens}"),
     }  # fmt: skip
     ways = {
         "from text": shape | {"part": "text", "dtype": "auto"},
@@ -90,11 +93,11 @@ def rows(given: argparse.Namespace, ours: Worker, theirs: Worker, scratch: Path,
         side.make(0, 1, fixed=True)
     for side in (their_forward, their_features):
         side.make(0, 1, fixed=True)
-    seconds: dict[str, list[float]] = {name: [] for name in [*mine, "its forward", "its features", "our forward"]}
+    seconds: dict[str, list[float]] = {name: [] for name in [*mine, "its forward", "its features"]}
+    our_forward = ours.request("run", "forward", steps=1)["seconds"]
     for pair in range(given.pairs):
         turns = [
             *mine.items(),
-            ("our forward", forward),
             ("its forward", their_forward),
             ("its features", their_features),
         ]
@@ -120,13 +123,19 @@ def rows(given: argparse.Namespace, ours: Worker, theirs: Worker, scratch: Path,
                 "model_dtype": about["model_dtype"],
                 "d_sae": d_sae,
                 "ours_seconds": _rounded(seconds[name]),
-                "our_forward_seconds": _rounded(seconds["our forward"]),
+                "our_forward_seconds": round(our_forward, 3),
                 "ours_features_per_second": _rounded(rates),
                 "its_forward_seconds": _rounded(seconds["its forward"]),
                 "its_features": given.features,
                 "its_features_seconds": _rounded(seconds["its features"]),
                 "its_features_per_second": _rounded(its),
                 "its_seconds_per_feature": round(statistics.median(seconds["its features"]) / given.features, 4),
+                "its_features_per_second_without_cache": _rounded(
+                    [
+                        given.features / (first * math.ceil(given.features / facts["minibatch_features"]) + one)
+                        for first, one in zip(seconds["its forward"], seconds["its features"], strict=True)
+                    ]
+                ),
                 "ratio": round(statistics.median(rates) / statistics.median(its), 1),
                 "ratio_min": round(min(ratios), 1),
                 "ratio_max": round(max(ratios), 1),

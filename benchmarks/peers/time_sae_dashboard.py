@@ -16,7 +16,7 @@ import argparse
 import itertools
 import json
 import shutil
-import tempfile
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,8 @@ from timed import Subject, processor_seconds, serve
 
 class Dashboards:
     """spec: coder, model (folders), tokens [sequences, context] and reference [context, d] (`.npy` files; the reference is the
-    residual stream of the first sequence), special (ids), layer, features (a step), part: "features" or "forward"."""
+    residual stream of the first sequence), special (ids), layer, features (a step), cache (a folder), part: "forward", which
+    fills the cache, or "features", which needs it filled."""
 
     def __init__(self, spec: dict[str, Any]) -> None:
         from sae_dashboard.sae_vis_data import SaeVisConfig
@@ -38,19 +39,16 @@ class Dashboards:
         self._hook = f"blocks.{spec['layer']}.hook_resid_post"
         self._rows = torch.from_numpy(np.load(spec["tokens"]))
         self.tokens = self._rows.numel()
-        self._model = hooked(Path(spec["model"]))
+        self._model = _model(spec["model"])
         self._coder = SAE.load_from_disk(spec["coder"])
         self._order = itertools.cycle(torch.randperm(self._coder.cfg.d_sae, generator=_seeded()).tolist())
-        self._cache = Path(tempfile.mkdtemp())
+        self._cache = Path(spec["cache"])
         self._config, self._runner = SaeVisConfig, SaeVisRunner
         self._features: list[int] = []
-        if spec["part"] == "features":
-            self._run([0])
 
     def load(self) -> None:
         if self._spec["part"] == "forward":
-            shutil.rmtree(self._cache)
-            self._cache.mkdir()
+            shutil.rmtree(self._cache, ignore_errors=True)
         count = self._spec["features"] if self._spec["part"] == "features" else 1
         self._features = list(itertools.islice(self._order, count))
 
@@ -86,8 +84,10 @@ class Dashboards:
             "alignment and correlation with neurons, correlation with the features of the same minibatch",
         }
 
-    def close(self) -> None:
-        shutil.rmtree(self._cache, ignore_errors=True)
+
+@cache
+def _model(folder: str) -> Any:
+    return hooked(Path(folder))
 
 
 def hooked(folder: Path) -> Any:

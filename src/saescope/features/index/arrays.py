@@ -62,7 +62,9 @@ def read_array(folder: Path, name: str) -> NDArray[Any]:
     """A memory-mapped array. FeatureIndexError, naming the file, where it is missing or damaged."""
     path = array_path(folder, name)
     try:
-        values: NDArray[Any] = np.load(path, mmap_mode="r", allow_pickle=False)
+        mapped: NDArray[Any] = np.load(path, mmap_mode="r", allow_pickle=False)
+        # A plain view of the same map: numpy's own class for maps makes every small slice several times dearer.
+        values = mapped.view(np.ndarray)
     except ValueError:
         # An empty array cannot be mapped.
         values = _read_unmapped(path)
