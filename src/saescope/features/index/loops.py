@@ -137,7 +137,7 @@ def _is_new(sequence: int, key: np.uint64, taken: I32, used: NDArray[np.uint64])
     for other in taken:
         if other == sequence:
             return False
-    for known in used:
+    for known in used:  # noqa: SIM110 - all() of a generator is not compiled
         if known == key:
             return False
     return True
@@ -208,7 +208,7 @@ def choose_examples(
             # second time over, stretches may give another for those that gave none.
             stretches = tries if group == 0 else min(room, tries)
             length = 1 if group == 0 else (tries + room - 1) // room
-            for again in range(1 if group == 0 else 2):
+            for _ in range(1 if group == 0 else 2):
                 for stretch in range(stretches):
                     for turn in range(length):
                         attempt = stretch * length + (length // 2 + turn) % length
