@@ -158,3 +158,12 @@ def test_a_newer_file_is_refused(tmp_path: Path) -> None:
     people.close()
     with pytest.raises(WorkspaceError, match="newer saescope"):
         People(tmp_path)
+
+
+def test_connections_of_threads_that_ended_are_closed(people: People) -> None:
+    for _ in range(20):
+        thread = threading.Thread(target=people.lists)
+        thread.start()
+        thread.join()
+    # This thread's, and the last one's.
+    assert len(people._all) <= 2

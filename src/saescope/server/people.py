@@ -79,7 +79,7 @@ class People:
     def __init__(self, folder: str | Path) -> None:
         self.path = Path(folder) / FILE
         self._local = threading.local()
-        self._all: list[sqlite3.Connection] = []
+        self._all: dict[threading.Thread, sqlite3.Connection] = {}
         self._guard = threading.Lock()
         with self._errors():
             with self._writing() as db:
@@ -96,7 +96,7 @@ class People:
 
     def close(self) -> None:
         with self._guard:
-            for connection in self._all:
+            for connection in self._all.values():
                 connection.close()
             self._all.clear()
         self._local = threading.local()
@@ -279,7 +279,10 @@ class People:
             own.execute("PRAGMA synchronous = NORMAL")
             self._local.connection = own
             with self._guard:
-                self._all.append(own)
+                # A server's threads come and go all day.
+                for thread in [thread for thread in self._all if not thread.is_alive()]:
+                    self._all.pop(thread).close()
+                self._all[threading.current_thread()] = own
         return own
 
     @contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import itertools
 import json
 import os
@@ -12,6 +13,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import filelock
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
@@ -320,6 +322,24 @@ def test_the_same_command_opens_what_is_finished_and_refuses_what_is_not_its_own
     assert (tmp_path / "notes.txt").read_text() == "mine"
 
 
+def test_a_finished_index_is_opened_where_nothing_can_be_written(
+    coder: SparseCoder, store: Store, index: FeatureIndex, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(*arguments: object) -> None:
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    monkeypatch.setattr(filelock.FileLock, "_acquire", refused)
+    assert build_index(coder, StoreSource(coder, store), index.path).manifest == index.manifest
+    with pytest.raises(FeatureIndexError, match=r"cannot make .*Read-only"):
+        build_index(coder, StoreSource(coder, store), index.path.parent / "new")
+
+
+def test_a_build_killed_at_its_very_beginning_goes_on(coder: SparseCoder, store: Store, tmp_path: Path) -> None:
+    (tmp_path / ".lock").touch()
+    (tmp_path / ".manifest.json.writing").write_text('{"kind"')
+    assert build_index(coder, StoreSource(coder, store), tmp_path).n_tokens
+
+
 def _truncate(path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-1])
 
@@ -384,14 +404,15 @@ def test_a_coder_that_never_fires_is_refused(store: Store, tmp_path: Path) -> No
         build_index(silent, StoreSource(silent, store), tmp_path / "silent")
 
 
+@pytest.mark.parametrize("value", [float("inf"), float("nan")])
 def test_a_code_that_is_no_number_is_refused(
-    coder: SparseCoder, store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    coder: SparseCoder, store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, value: float
 ) -> None:
     encode = coder.encode
 
     def broken(x: torch.Tensor) -> Codes:
         codes = encode(x)
-        return Codes(codes.support, codes.values * float("inf"))
+        return Codes(codes.support, codes.values * value)
 
     monkeypatch.setattr(coder, "encode", broken)
     with pytest.raises(FeatureIndexError, match="NaN or infinite"):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from saescope.features.index.loops import coactive_range, strongest_first
+from saescope.features.index.loops import choose_examples, coactive_range, strongest_first
 
 
 @pytest.mark.parametrize("n", [0, 1, 7, 5000])
@@ -16,6 +16,29 @@ def test_values_are_ordered_from_the_strongest_and_the_earlier_among_equals(n: i
     order = np.full(n, -1, np.int32)
     strongest_first(bits, order, np.empty(n, np.int32))
     assert np.array_equal(order, np.argsort(-bits.astype(np.int64), kind="stable"))
+
+
+@pytest.mark.parametrize("repeated", [False, True], ids=["all differ", "some texts repeat"])
+def test_a_bands_examples_reach_from_its_strongest_to_its_weakest(repeated: bool) -> None:
+    n, room = 5000, 16
+    rng = np.random.default_rng(0)
+    shares = np.arange(2**16, dtype=np.uint16).view(np.float16).astype(np.float32)
+    values = np.sort(rng.random(n).astype(np.float16))[::-1].copy()
+    # A sequence of ten tokens for each firing, so that ranks are positions; every other sequence may be the same text.
+    tokens = rng.integers(0, 30_000, (n, 10)).astype(np.int32)
+    if repeated:
+        tokens[::2] = tokens[0]
+    positions = np.arange(n, dtype=np.uint32) * 10 + 7
+    examples, bounds = np.full((1, 6, room), 2**32 - 1, np.uint32), np.zeros((1, 6, 2), np.float32)
+    choose_examples(
+        0, 1, np.array([0, n]), positions, values.view(np.uint16), np.repeat(np.arange(n, dtype=np.int32), 10),
+        np.arange(n + 1) * 10, tokens.reshape(-1), shares, examples, bounds,
+    )  # fmt: skip
+    for band in range(5):
+        ranks = (examples[0, 1 + band].astype(np.int64) - 7) // 10 - band * n // 5
+        assert (np.diff(ranks) > 0).all()  # all there, strongest first
+        # One of each sixteenth of the band.
+        assert (ranks * room // (n // 5)).tolist() == list(range(room))
 
 
 @pytest.mark.parametrize(("d_sae", "active"), [(12, 5), (5000, 5)], ids=["few features", "many features"])

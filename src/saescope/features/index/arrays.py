@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -38,8 +40,7 @@ def new_array(folder: Path, name: str, shape: tuple[int, ...], dtype: DTypeLike)
                 np.save(file, np.zeros(shape, dtype))
             yield np.zeros(shape, dtype)
         else:
-            reserve(temporary, int(np.prod(shape)) * np.dtype(dtype).itemsize + 128)
-            mapped = np.lib.format.open_memmap(temporary, mode="w+", dtype=np.dtype(dtype), shape=shape)
+            mapped = _mapped(temporary, shape, np.dtype(dtype))
             yield mapped
             mapped.flush()
         temporary.replace(path)
@@ -49,13 +50,19 @@ def new_array(folder: Path, name: str, shape: tuple[int, ...], dtype: DTypeLike)
         temporary.unlink(missing_ok=True)
 
 
-def reserve(path: Path, size: int) -> None:
-    """OSError where the disk has no room for `size` bytes: a mapped file that finds none ends the process instead."""
-    import os
-
+def _mapped(path: Path, shape: tuple[int, ...], dtype: np.dtype[Any]) -> NDArray[Any]:
+    """A new file of that array, mapped. OSError where the disk has no room for all of it: a mapped file that finds none later
+    ends the process instead."""
     with path.open("wb") as file:
-        if hasattr(os, "posix_fallocate") and size:
-            os.posix_fallocate(file.fileno(), 0, size)
+        described = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": shape}
+        np.lib.format.write_array_header_1_0(file, described)
+        start, size = file.tell(), math.prod(shape) * dtype.itemsize
+        file.flush()
+        if hasattr(os, "posix_fallocate"):
+            os.posix_fallocate(file.fileno(), start, size)
+        else:
+            file.truncate(start + size)
+    return np.lib.format.open_memmap(path, mode="r+")
 
 
 def read_array(folder: Path, name: str) -> NDArray[Any]:

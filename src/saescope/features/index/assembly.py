@@ -79,10 +79,6 @@ def _part(folder: Path, number: int, fingerprint: str) -> Part:
 
 
 def _check(part: Part, d_sae: int, number: int) -> None:
-    if not np.isfinite(part.values).all():
-        raise FeatureIndexError(
-            f"a code in part {number} is NaN or infinite; look at the coder's weights, or run the model in float32"
-        )
     if len(part.features) and int(part.features.max()) >= d_sae:
         raise FeatureIndexError(f"part {number} names a feature beyond {d_sae}; it is damaged, build the index again")
 

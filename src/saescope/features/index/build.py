@@ -8,7 +8,8 @@ import os
 import platform
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
@@ -21,7 +22,7 @@ from saescope.errors import FeatureIndexError, OccupiedError, UsageError
 from saescope.features.index.arrays import ARRAYS
 from saescope.features.index.assembly import assemble, transpose
 from saescope.features.index.facts import write_families, write_forms, write_weights
-from saescope.features.index.manifest import IndexedCoder, IndexManifest, recorded
+from saescope.features.index.manifest import MANIFEST, IndexedCoder, IndexManifest, recorded
 from saescope.features.index.parts import PARTS, Part, parts_done, positions_of, write_part
 from saescope.features.index.progress import Progress, kept_progress
 from saescope.features.index.reader import TOKENIZER, FeatureIndex
@@ -36,6 +37,8 @@ if TYPE_CHECKING:
 Result = TypeVar("Result")
 MEMORY = 2**30
 _LOCK = ".lock"
+# What a build that was killed at its very beginning leaves.
+_BEGUN = (_LOCK, f".{MANIFEST}.writing")
 
 
 @torch.no_grad()
@@ -60,17 +63,33 @@ def build_index(
     manifest = _planned(coder, source, folder, coder_path)
     if memory < 2**20:
         raise UsageError(f"{memory} bytes of memory are too few for an index; give at least 1 MiB")
-    _begin(folder, manifest)
-    try:
-        with filelock.FileLock(folder / _LOCK, timeout=0):
-            existing = IndexManifest.read(folder)
-            if existing is not None and existing.complete:
-                return FeatureIndex.open(folder)
+    if _is_finished(folder, manifest):
+        # Nothing is written, so that an index in a folder that cannot be is opened too.
+        return FeatureIndex.open(folder)
+    with _alone(folder):
+        if not _is_finished(folder, manifest):
+            if IndexManifest.read(folder) is None:
+                manifest.write(folder)
             with kept_progress(folder, "index", progress) as tell:
                 _Builder(folder, manifest, coder, source, lm, memory, tell).run()
+    return FeatureIndex.open(folder)
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """The right to build there. OccupiedError while another has it, FeatureIndexError where nothing can be written."""
+    lock = filelock.FileLock(folder / _LOCK, timeout=0)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock.acquire()
     except filelock.Timeout:
         raise OccupiedError(f"another process is building {folder}; wait for it, or choose another --out") from None
-    return FeatureIndex.open(folder)
+    except OSError as error:
+        raise FeatureIndexError(f"cannot make {folder}: {error.strerror or error}") from None
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 class _Builder:
@@ -191,20 +210,16 @@ def coder_fingerprint(coder: SparseCoder) -> str:
     return digest.hexdigest()
 
 
-def _begin(folder: Path, manifest: IndexManifest) -> None:
-    """Make the folder ours, or refuse what it holds."""
+def _is_finished(folder: Path, manifest: IndexManifest) -> bool:
+    """Whether the index is there already, whole. OccupiedError where the folder holds anything but a beginning of it."""
     existing = IndexManifest.read(folder)
-    if existing is None and folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise OccupiedError(f"{folder} holds something else; choose another --out")
-    if existing is not None and existing.request() != manifest.request():
+    if existing is None:
+        if folder.exists() and (not folder.is_dir() or any(path.name not in _BEGUN for path in folder.iterdir())):
+            raise OccupiedError(f"{folder} holds something else; choose another --out")
+        return False
+    if existing.request() != manifest.request():
         other = [key for key, value in manifest.request().items() if existing.request().get(key) != value]
         raise OccupiedError(
             f"{folder} holds an index of other things (another {', '.join(other)}); choose another --out, or remove it"
         )
-    if existing is None:
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            (folder / ARRAYS).mkdir(exist_ok=True)
-        except OSError as error:
-            raise FeatureIndexError(f"cannot make {folder}: {error.strerror or error}") from None
-        manifest.write(folder)
+    return existing.complete

@@ -132,6 +132,18 @@ def _context_hash(position: int, tokens: I32, first: int, end: int) -> np.uint64
 
 
 @compiled
+def _is_new(sequence: int, key: np.uint64, taken: I32, used: NDArray[np.uint64]) -> bool:
+    """Whether an example is of a sequence that the group does not have, with tokens that no example has."""
+    for other in taken:
+        if other == sequence:
+            return False
+    for known in used:  # noqa: SIM110 - all() of a generator is not compiled
+        if known == key:
+            return False
+    return True
+
+
+@compiled
 def strongest_first(bits: U16, order: I32, spare: I32) -> None:
     """`order` becomes the entries from the largest to the smallest, the earlier among equals: a radix sort by two bytes."""
     n = bits.shape[0]
@@ -167,11 +179,11 @@ def choose_examples(
     bounds: F32,
 ) -> None:
     """Positions of examples of the features [start, stop), [feature, group, m]: group 0 the strongest, then equal quantiles of
-    the firings from the strongest to the weakest, evenly spaced within. One a sequence and group, and none whose tokens
-    around the peak another has. `bounds`: lowest and highest value of each group, as shares of the maximum."""
+    the firings from the strongest to the weakest, spread over each. One a sequence and group, and none whose tokens around
+    the peak another has. `bounds`: lowest and highest value of each group, as shares of the maximum."""
     n_groups, room = examples.shape[1], examples.shape[2]
     used = np.empty(n_groups * room, np.uint64)
-    taken = np.empty(room, np.int32)
+    taken, ranks = np.empty(room, np.int32), np.empty(room, np.int64)
     most = 0
     for feature in range(start, stop):
         most = max(most, offsets[feature + 1] - offsets[feature])
@@ -192,26 +204,32 @@ def choose_examples(
                 high = group * n // (n_groups - 1)
                 tries = min(high - low, 4 * room)
             n_taken = 0
-            for attempt in range(tries):
-                if n_taken == room:
-                    break
-                rank = attempt if group == 0 else low + (2 * attempt + 1) * (high - low) // (2 * tries)
-                position = positions[first + order[rank]]
-                own = sequence[position]
-                key = _context_hash(position, tokens, sequence_offsets[own], sequence_offsets[own + 1])
-                fresh = True
-                for j in range(n_taken):
-                    if taken[j] == own:
-                        fresh = False
-                for j in range(n_used):
-                    if used[j] == key:
-                        fresh = False
-                if fresh:
-                    examples[feature, group, n_taken] = position
-                    taken[n_taken] = own
-                    used[n_used] = key
-                    n_taken += 1
-                    n_used += 1
+            # A stretch of ranks for each example of a band, so that the places reach from its strongest to its weakest; a
+            # second time over, stretches may give another for those that gave none.
+            stretches = tries if group == 0 else min(room, tries)
+            length = 1 if group == 0 else (tries + room - 1) // room
+            for _ in range(1 if group == 0 else 2):
+                for stretch in range(stretches):
+                    for turn in range(length):
+                        attempt = stretch * length + (length // 2 + turn) % length
+                        if n_taken == room or attempt >= tries:
+                            continue
+                        rank = attempt if group == 0 else low + (2 * attempt + 1) * (high - low) // (2 * tries)
+                        position = positions[first + order[rank]]
+                        own = sequence[position]
+                        key = _context_hash(position, tokens, sequence_offsets[own], sequence_offsets[own + 1])
+                        if not _is_new(own, key, taken[:n_taken], used[:n_used]):
+                            continue
+                        at = n_taken
+                        while at > 0 and ranks[at - 1] > rank:
+                            ranks[at], taken[at] = ranks[at - 1], taken[at - 1]
+                            examples[feature, group, at] = examples[feature, group, at - 1]
+                            at -= 1
+                        examples[feature, group, at], ranks[at], taken[at] = position, rank, own
+                        used[n_used] = key
+                        n_taken += 1
+                        n_used += 1
+                        break
             if group == 0 and n_taken:
                 # The group reaches as low as its weakest member.
                 high = 0

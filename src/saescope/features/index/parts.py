@@ -12,6 +12,7 @@ from jaxtyping import Float32, Int32, Int64, UInt8, UInt32
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
+from saescope.errors import FeatureIndexError
 from saescope.features.index.source import Piece
 from saescope.whole_files import write_whole
 
@@ -38,12 +39,15 @@ class Part:
 
     @staticmethod
     def of(pieces: Iterable[Piece]) -> Part:
+        """The pieces laid end to end. FeatureIndexError where a code is NaN or infinite."""
         found = [_flat(piece) for piece in pieces]
         columns = {name: np.concatenate([getattr(part, name) for part in found]) for name in _FIELDS}
         return Part(**columns, negative=sum(part.negative for part in found))
 
 
 def _flat(piece: Piece) -> Part:
+    if not torch.isfinite(piece.codes.values).all():
+        raise FeatureIndexError("a code is NaN or infinite; look at the coder's weights, or run the model in float32")
     real = piece.passages.real
     counts = torch.zeros(real.shape, dtype=torch.int32)
     fires = piece.codes.values > 0
