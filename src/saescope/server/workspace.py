@@ -66,7 +66,9 @@ class ServedCoder:
         if now - self._labels_looked_at < 1.0:
             return self._labels
         with self._labels_lock:
-            self._labels_looked_at = now
+            if now < self._labels_looked_at:
+                # Another request has just looked.
+                return self._labels
             version = labels_version(self.index)
             if version != self._labels.version:
                 try:
@@ -75,9 +77,10 @@ class ServedCoder:
                 except FeatureIndexError as error:
                     # The labels that were there go on being shown.
                     self.label_problem = str(error)
-                    return self._labels
-                found = [(feature, label.text) for feature, label in self._labels.by_feature.items()]
-                self.people.load_automatic(self.fingerprint, self._labels.version, found)
+                else:
+                    found = [(feature, label.text) for feature, label in self._labels.by_feature.items()]
+                    self.people.load_automatic(self.fingerprint, self._labels.version, found)
+            self._labels_looked_at = time.monotonic()
         return self._labels
 
     @cached_property

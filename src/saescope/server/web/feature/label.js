@@ -2,6 +2,7 @@
 import { html, useEffect, useRef, useState } from "../html.js";
 import { featurePath, get, put } from "../api.js";
 import { Label, sourceName } from "../card.js";
+import { number } from "../numbers.js";
 import { say } from "../state.js";
 
 const revisionOf = (data) => data.label_revision ?? 0;
@@ -80,4 +81,21 @@ export function History({ history }) {
     <summary>${history.length} labels so far</summary>
     <ol>${history.map((entry) => html`<li><bdi>${entry.text || "(automatic label)"}</bdi> <span class="muted">${sourceName(entry.source)}${entry.created ? `, ${String(entry.created).slice(0, 16).replace("T", " ")}` : ""}</span></li>`)}</ol>
   </details>`;
+}
+
+const CONTROLS = {
+  random_label: "another feature’s label",
+  top_token: "its most frequent token alone",
+  null_detection: "no explanation",
+  null_fuzzing: "no explanation, at fuzzing",
+};
+
+/** The score beside what chance and less would have on the same text. */
+export function Controls({ label }) {
+  const controls = Object.entries(label?.controls ?? {});
+  if (label?.score === null || label?.score === undefined || (!controls.length && !label.interval)) return null;
+  return html`<dl class="controls" aria-label="The label’s score beside its controls">
+    <div class="own"><dt>this label</dt><dd>${number(label.score, 2)}${label.interval && html` <span class="muted">95 % ${number(label.interval[0], 2)} to ${number(label.interval[1], 2)}</span>`}</dd></div>
+    ${controls.map(([key, value]) => html`<div><dt>${CONTROLS[key] ?? key.replaceAll("_", " ")}</dt><dd>${number(value, 2)}</dd></div>`)}
+  </dl>`;
 }

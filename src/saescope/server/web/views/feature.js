@@ -7,7 +7,7 @@ import { featureHref, href, route, setParams } from "../route.js";
 import { coder as current, focusTitle, trail } from "../state.js";
 import { Scale } from "../tokens.js";
 import { Examples } from "../feature/examples.js";
-import { EditableLabel, History } from "../feature/label.js";
+import { Controls, EditableLabel, History } from "../feature/label.js";
 import { Lists, Note } from "../feature/notes.js";
 import { Distribution, OutputTokens, Positions, Sources } from "../feature/numbers.js";
 import { Family, Relatives } from "../feature/relatives.js";
@@ -52,10 +52,10 @@ function Page({ coder, data, change }) {
       </div>
       <p class="under">
         ${data.label && html`<span class="chip">${sourceName(data.label.source)}</span>`} <${Score} score=${data.label?.score} />
-        ${Object.entries(data.label?.controls ?? {}).map(([key, value]) => html` <span class="muted">${key.replaceAll("_", " ")} ${value}</span>`)}
         <${Facts} card=${data} /> <${Outputs} outputs=${data.outputs} />
         <a href=${href("compare", coder.id, { a: data.feature })}>compare</a>
       </p>
+      <${Controls} label=${data.label} />
       <${History} history=${data.label_history} />
     </header>
     <div class="feature-body">
@@ -97,7 +97,7 @@ function Page({ coder, data, change }) {
         <${Relatives} coder=${coder} data=${data} />
         <${Family} coder=${coder} data=${data} />
         <${Positions} data=${data} />
-        <${Sources} data=${data} />
+        <${Sources} coder=${coder} data=${data} />
         <${Note} key=${`note ${data.feature}`} coder=${coder.id} data=${data} change=${change} />
         <${Lists} key=${`lists ${data.feature}`} coder=${coder.id} data=${data} change=${change} />
       </div>
