@@ -7,6 +7,7 @@ page can be built and tested without a model. `python -m tests.server.fake_api P
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
 import math
 import re
@@ -139,6 +140,46 @@ class World:
             "more_after": wide < 2,
         }
 
+    def document(self, number: int, feature: int | None, offset: int, limit: int, at: int | None) -> dict[str, Any]:
+        """A long text that begins with a sentence of the examples; what else it has repeats the others."""
+        first = pieces(SENTENCES[number])
+        rest = pieces(" ".join(SENTENCES[(number + i) % len(SENTENCES)] for i in range(1, 180)))
+        positions = [
+            *(number * 1000 + i for i in range(len(first))),
+            *(100_000 * (number + 1) + i for i in range(len(rest))),
+        ]
+        tokens = [
+            {"t": t, "v": 0.0 if feature is None else strength(feature, t), "k": i > 0, "p": p}
+            for i, (t, p) in enumerate(zip([*first, *rest], positions, strict=True))
+        ]
+        if at is not None:
+            offset = positions.index(at) // limit * limit
+        found = [
+            {"position": token["p"], "place": i, "value": token["v"]}
+            for i, token in enumerate(tokens)
+            if token["v"] > 0
+        ]
+        end = min(offset + limit, len(tokens))
+        edges = sorted({offset, end, *(p for p in (len(first), *range(256, len(tokens), 256)) if offset < p < end)})
+        begins = {0: "document", len(first): "gap"}
+        counts = [sum(page <= one["place"] < page + limit for one in found) for page in range(0, len(tokens), limit)]
+        return {
+            "document": {"index": number, "title": DOCUMENTS[number], "source": "wikipedia"},
+            "split": "train", "length": len(tokens), "whole": len(tokens) + 12, "offset": offset, "limit": limit,
+            "feature": None if feature is None else {**self.named(feature), "max": float(self.maximum[feature])},
+            "firings": None if feature is None else {
+                "here": sum(offset <= one["place"] < end for one in found), "total": len(found),
+                "previous": next((one for one in reversed(found) if one["place"] < offset), None),
+                "next": next((one for one in found if one["place"] >= end), None),
+                "strongest": max(found, key=lambda one: one["value"], default=None),
+                "part": limit, "parts": counts,
+            },
+            "stretches": [
+                {"begins": begins.get(low, "page" if low == offset else "sequence"), "place": low, "tokens": tokens[low:high]}
+                for low, high in itertools.pairwise(edges)
+            ],
+        }  # fmt: skip
+
     def card(self, feature: int) -> dict[str, Any]:
         own = next((i for i, s in enumerate(SENTENCES) if any(strength(feature, t) for t in pieces(s))), feature % 7)
         dead = feature % 97 == 96
@@ -160,8 +201,17 @@ class World:
         groups = [("top", 0.9, 1.0), ("80–100 %", 0.6, 0.9), ("50–80 %", 0.3, 0.6), ("0–50 %", 0.0, 0.3)]
         top = card["max"]
         history = self.labels.get(feature, [])
+        scored = card["label"] and {
+            **card["label"],
+            **(
+                {"interval": None, "controls": {}}
+                if card["label"]["source"] == "person"
+                else {"interval": [0.88, 0.95], "controls": {"random_label": 0.52, "top_token": 0.81}}
+            ),
+        }
         return {
             **card,
+            "label": scored,
             "count": int(card["density"] * 865_000),
             "mean": top * 0.3,
             "decoder_norm": 1.0,
@@ -371,6 +421,14 @@ def create_app() -> FastAPI:
     @app.get("/api/coders/{coder}/features/{feature}")
     def feature(coder: str, feature: int) -> Any:
         return world.feature(known(feature))
+
+    @app.get("/api/coders/{coder}/documents/{number}")
+    def document(
+        coder: str, number: int, feature: int | None = None, offset: int = 0, limit: int = 2000, at: int | None = None
+    ) -> Any:
+        if not 0 <= number < len(DOCUMENTS):
+            raise HTTPException(404, f"there is no document {number}; there are {len(DOCUMENTS)}.")
+        return world.document(number, None if feature is None else known(feature), offset, limit, at)
 
     @app.get("/api/coders/{coder}/features/{feature}/context")
     def context(coder: str, feature: int, position: int, before: int = 16, after: int = 16) -> Any:

@@ -37,6 +37,7 @@ VIEWS = {
     "chat": "#/c/{coder}/prompt?mode=chat",
     "two prompts": "#/c/{coder}/prompt?mode=two&text={text}&b=Apollo",
     "two features": "#/c/{coder}/compare?a={feature}&b=3&text={text}",
+    "document": "#/c/{coder}/document/0?feature={feature}",
     "coders": "#/c/{coder}/compare?what=coders&text={text}",
 }
 Start = Callable[..., Visit]
@@ -314,6 +315,7 @@ def violations(page: Any, rules: list[str] | None = None) -> list[str]:
             [".example:nth-child(n+3)"],
             ["tr:nth-child(n+5)"],
             [".ranking li:nth-child(n+5)"],
+            [".stretch:nth-child(n+3)"],
         ]
     }
     found = page.evaluate("([where, options]) => axe.run(where, options)", [where, options])["violations"]
@@ -327,7 +329,12 @@ def violations(page: Any, rules: list[str] | None = None) -> list[str]:
 
 @pytest.mark.parametrize(
     ("view", "where"),
-    [*((view, "explorer_url") for view in VIEWS), ("overview", "made_up_url"), ("table", "made_up_url")],
+    [
+        *((view, "explorer_url") for view in VIEWS),
+        ("overview", "made_up_url"),
+        ("table", "made_up_url"),
+        ("document", "made_up_url"),
+    ],
 )
 def test_axe_finds_nothing_serious_and_a_phone_needs_no_sideways_scrolling(
     visit: Start, request: pytest.FixtureRequest, view: str, where: str
@@ -532,6 +539,126 @@ def test_filters_sorts_and_pages_are_in_the_address(visit: Start, made_up_url: s
     settle(page)
     assert page.locator(".card").first.get_attribute("data-feature") == "30"
     assert "page 2 of 8" in page.locator(".pages").text_content()
+
+
+def ringed(page: Any) -> tuple[str, bool]:
+    """The ringed token of a document, and whether it can be seen."""
+    (found,) = page.eval_on_selector_all(
+        ".reading .tok.peak",
+        "spans => spans.map(span => { const box = span.getBoundingClientRect();"
+        " return [span.textContent, box.top > 40 && box.bottom < innerHeight - 40 && !span.classList.contains('s0')]; })",
+    )
+    return found[0], found[1]
+
+
+def place(page: Any) -> int:
+    return int(re.search(r"[?&]at=(\d+)", page.url)[1])
+
+
+def test_a_document_from_its_title_to_the_next_firing_and_back(visit: Start, explorer_url: str) -> None:
+    """On the server itself, whose index says which token is the next."""
+    page = visit().page()
+    page.goto(address(page, explorer_url, "feature"))
+    settle(page)
+    example = page.locator(".example").first
+    peak = example.locator(".tok.peak").text_content()
+    title = example.locator("cite").text_content()
+    example.locator("cite a").click()
+    page.wait_for_selector(".reading .tok.peak")
+    settle(page)
+    assert page.locator("main h1").text_content() == title
+    assert ringed(page) == (peak, True)
+    assert page.evaluate("() => document.activeElement.classList.contains('peak')")
+    coder, number, feature = re.search(r"#/c/([^/]+)/document/(\d+)\?feature=(\d+)", page.url).groups()
+    told = page.request.get(f"{explorer_url}/api/coders/{coder}/documents/{number}?feature={feature}").json()
+    assert f"{told['firings']['total']} in the whole document" in page.locator(".firings").text_content()
+    fires = [token["p"] for stretch in told["stretches"] for token in stretch["tokens"] if token["v"] > 0]
+    at = place(page)
+    order = [one for one in fires if one > at][:1] or [one for one in fires if one < at][-1:]
+    direction = "next" if order[0] > at else "prev"
+    page.click(f".walk a[rel={direction}]")
+    page.wait_for_function(f"() => location.hash.includes('at={order[0]}')")
+    assert ringed(page)[1]
+    page.go_back()
+    page.wait_for_function(f"() => location.hash.includes('at={at}')")
+    assert ringed(page) == (peak, True)
+    page.go_back()
+    page.wait_for_selector(".feature-head")
+
+
+def test_a_long_document_is_walked_over_its_pages_by_keyboard(visit: Start, made_up_url: str) -> None:
+    start = visit()
+    page = start.page()
+    asked: list[str] = []
+    page.on("request", lambda request: asked.append(request.url) if "/documents/" in request.url else None)
+    page.goto(f"{made_up_url}/#/c/main/document/1?feature=0&token=100200003")
+    settle(page)
+    told = page.request.get(f"{made_up_url}/api/coders/main/documents/1?feature=0").json()
+    firings, pages = told["firings"], -(-told["length"] // 2000)
+    assert pages >= 2
+    assert firings["next"]
+    assert f"fires on {firings['here']} tokens here, {firings['total']} in the whole" in page.text_content(".firings")
+    assert page.locator(".reading .tok.peak").count() == 0
+    tokens = [token for stretch in told["stretches"] for token in stretch["tokens"]]
+    fires = [token for token in tokens if token["v"] > 0]
+    n_loads = len(asked)
+    for token in fires[:3]:
+        page.keyboard.press("j")
+        page.wait_for_function(f"() => location.hash.endsWith('at={token['p']}')")
+        assert ringed(page) == (token["t"], True)
+        assert page.evaluate("() => document.activeElement.classList.contains('peak')")
+    page.keyboard.press("k")
+    page.wait_for_function(f"() => location.hash.endsWith('at={fires[1]['p']}')")
+    # What is on the page is not asked for again.
+    assert len(asked) == n_loads
+    page.click(".firings p a")
+    page.wait_for_function(f"() => location.hash.endsWith('at={firings['next']['position']}')")
+    page.wait_for_function("() => document.querySelector('.pages').textContent.includes('page 2 of')")
+    settle(page)
+    assert ringed(page)[1]
+    page.keyboard.press("k")
+    page.wait_for_function(f"() => location.hash.endsWith('at={fires[-1]['p']}')")
+    page.wait_for_function("() => document.querySelector('.pages').textContent.includes('page 1 of')")
+    settle(page)
+    assert ringed(page) == (fires[-1]["t"], True)
+
+    page.click("[aria-label='Last page']")
+    page.wait_for_function(f"() => location.hash.endsWith('offset={(pages - 1) * 2000}') && scrollY === 0")
+    settle(page)
+    assert "the last 12 tokens of the document are not in the index" in page.text_content(".reading")
+    page.go_back()
+    page.wait_for_function(f"() => location.hash.endsWith('at={fires[-1]['p']}')")
+    settle(page)
+    assert ringed(page)[1]
+    page.click("text=no colours")
+    page.wait_for_selector(".firings", state="detached")
+    assert lit(page, ".reading") == []
+
+
+def test_a_documents_text_is_text_and_its_gaps_are_told(visit: Start, made_up_url: str) -> None:
+    page = visit().page()
+    page.goto(f"{made_up_url}/#/c/main/document/4?feature=5")
+    settle(page)
+    assert page.text_content("main h1") == "Cross-site <b>scripting</b>"
+    assert "<script>alert('x')</script>" in page.text_content(".reading")
+    assert page.locator("main :is(script, img, b)").count() == 0
+    assert page.locator(".begins").all_text_contents()[0].startswith("gap")
+    page.locator(".stretch").nth(1).locator(".tok").nth(3).click()
+    page.wait_for_selector(".stretch .at .rows")
+    page.reload()
+    page.wait_for_selector(".stretch .at .rows")
+    assert page.locator(".stretch").nth(1).locator(".tok.chosen").count() == 1
+
+
+def test_a_label_is_shown_beside_its_controls(visit: Start, made_up_url: str) -> None:
+    page = visit().page()
+    page.goto(f"{made_up_url}/#/c/main/feature/1")
+    settle(page)
+    shown = " ".join(page.locator(".controls div").all_text_contents())
+    assert shown == "score0.9 (95 %: 0.88 to 0.95) another feature’s label0.52 its most frequent token alone0.81"
+    page.goto(f"{made_up_url}/#/c/main/feature/17")
+    settle(page)
+    assert page.locator(".controls").count() == 0
 
 
 def test_two_texts_and_two_coders_are_compared(visit: Start, made_up_url: str) -> None:

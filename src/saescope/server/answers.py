@@ -13,6 +13,7 @@ LABEL_LIMIT = 1_000
 NOTE_LIMIT = 20_000
 NEW_TOKENS_LIMIT = 128
 CONTEXT_LIMIT = 256
+PAGE_TOKENS, PAGE_LIMIT = 2_000, 4_000
 
 
 class Answer(BaseModel):
@@ -112,6 +113,14 @@ class Label(Answer):
     text: str
     source: Literal["person", "llm", "contrastive"]
     score: float | None
+
+
+class ScoredLabel(Label):
+    """interval: the score's 95 %; controls: what else scores how on the same text, as another feature's label. A label that a
+    person wrote has neither."""
+
+    interval: list[float] | None
+    controls: dict[str, float]
 
 
 class Document(Answer):
@@ -244,6 +253,7 @@ class HistoryEntry(Answer):
 
 
 class Feature(_Shown):
+    label: ScoredLabel | None
     count: int
     mean: float
     decoder_norm: float | None
@@ -288,6 +298,56 @@ class FiringFeature(Answer):
 class Position(Answer):
     token: str
     features: list[FiringFeature]
+
+
+class ColouringFeature(Answer):
+    feature: int
+    label: Label | None
+    max: float
+
+
+class Firing(Answer):
+    """place: the token's among the document's."""
+
+    position: int
+    place: int
+    value: float
+
+
+class DocumentFirings(Answer):
+    """How many tokens a feature fires on: on a page (`here`), in the document, in each of its parts of `part` tokens; and the
+    nearest before and after the page."""
+
+    here: int
+    total: int
+    previous: Firing | None
+    next: Firing | None
+    strongest: Firing | None
+    part: int
+    parts: list[int]
+
+
+class Stretch(Answer):
+    """Text of one sequence. begins: what is before it: the document's beginning, a new sequence (the model starts anew), tokens
+    that are not the document's, or an earlier page; place: its first token's among the document's."""
+
+    begins: Literal["document", "sequence", "gap", "page"]
+    place: int
+    tokens: list[ContextToken]
+
+
+class DocumentText(Answer):
+    """length: tokens of the document that the index has; whole: tokens that it has in all; the index may lack its end."""
+
+    document: Document
+    split: str
+    length: int
+    whole: int
+    offset: int
+    limit: int
+    feature: ColouringFeature | None
+    firings: DocumentFirings | None
+    stretches: list[Stretch]
 
 
 # What people change

@@ -28,7 +28,7 @@ from saescope.server.asking import NotFound, Served
 from saescope.server.jobs import Jobs, Labellers, Tell
 from saescope.server.model_worker import Busy, ClientGone, ModelWorker
 from saescope.server.plain_text import one_line
-from saescope.server.routes import feature, features, people, prompt, steer, workspace
+from saescope.server.routes import document, feature, features, people, prompt, steer, workspace
 from saescope.server.security import HEADERS, Guard
 from saescope.server.static_files import file_answer
 from saescope.server.workspace import ServedCoder, Workspace
@@ -82,7 +82,7 @@ def create_app(
         responses={"4XX": {"model": Problem}},
     )
     app.state.served = Served(opened, worker, Jobs(opened, default_labellers() if labellers is None else labellers))
-    for part in (workspace, features, feature, people, prompt, steer):
+    for part in (workspace, features, feature, document, people, prompt, steer):
         app.include_router(part.router, prefix="/api")
     _add_pages(app)
     _add_errors(app)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import dataclass, field
 from typing import Annotated, Any
 
@@ -86,6 +87,16 @@ class ShownLabels:
             self._shown[feature] = self._label(feature)
         return self._shown[feature]
 
+    def scored(self, feature: int) -> dict[str, Any] | None:
+        """`answers.ScoredLabel`"""
+        shown = self[feature]
+        own = self.automatic.by_feature.get(feature)
+        if shown is None or own is None or shown["source"] == "person":
+            return shown and {**shown, "interval": None, "controls": {}}
+        controls = {plain(name[:40]): _rounded(value) for name, value in own.controls.items() if math.isfinite(value)}
+        interval = None if own.interval is None else [_rounded(bound) for bound in own.interval]
+        return {**shown, "interval": interval, "controls": controls}
+
     def _label(self, feature: int) -> dict[str, Any] | None:
         person = self.additions.labels.get(feature)
         if person is not None:
@@ -93,8 +104,12 @@ class ShownLabels:
         own = self.automatic.by_feature.get(feature)
         if own is None:
             return None
-        score = None if own.score is None else float(f"{own.score:.3f}")
+        score = None if own.score is None else _rounded(own.score)
         return {"text": plain(own.text[:LABEL_LIMIT]), "source": own.kind, "score": score}
+
+
+def _rounded(score: float) -> float:
+    return float(f"{score:.3f}")
 
 
 def sent(content: Any) -> Response:

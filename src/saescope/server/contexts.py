@@ -37,7 +37,7 @@ def contexts(
     left = np.logical_and.accumulate(inside[:, before + 1 :: -1], axis=1)[:, ::-1]
     right = np.logical_and.accumulate(inside[:, before + 1 :], axis=1)
     joined = np.concatenate([left, right[:, 1:]], axis=1)
-    values = _activations(index, feature, clipped)
+    values = activations_at(index, feature, clipped)
     tokens, kept = arrays["tokens"][clipped], arrays["kept"][clipped]
     found = []
     for row in range(len(peak)):
@@ -51,14 +51,14 @@ def contexts(
             pieces[begin:stop],
             values[row, piece].tolist(),
             kept[row, piece].tolist(),
-            int(places[row, cut_low]),
+            places[row, piece].tolist(),
             before + 1 - cut_low,
         )
         more_before = begin > 0 or (low == 1 and bool(joined[row, 0]))
         more_after = stop < len(pieces) or (high == joined.shape[1] - 1 and bool(joined[row, -1]))
         found.append(
             Fragment(
-                f'{{"position":{peak[row]},"document":{_document(index, int(own_document[row]))},"tokens":{shown},'
+                f'{{"position":{peak[row]},"document":{document_shown(index, int(own_document[row]))},"tokens":{shown},'
                 f'"peak":{at},"value":{values[row, before + 1]:.4g},'
                 f'"more_before":{_KEPT[more_before]},"more_after":{_KEPT[more_after]}}}'
             )
@@ -78,22 +78,22 @@ def _whole_edges(pieces: Sequence[str], peak: int) -> tuple[int, int]:
 
 
 def merged_tokens(
-    pieces: Sequence[str], values: Sequence[float], kept: Sequence[int], first: int, peak: int
+    pieces: Sequence[str], values: Sequence[float], kept: Sequence[int], positions: Sequence[int], peak: int = 0
 ) -> tuple[str, int]:
     """`answers.ContextToken`s, and the place of the peak among them. Tokens that only together make whole characters become
     one, with the largest of their values and the position of the last."""
     if "" in pieces:
-        return _merged(pieces, values, kept, first, peak)
+        return _merged(pieces, values, kept, positions, peak)
     # Nearly always. A page has thousands of tokens, so they are written as JSON here and now.
     tokens = [
         f'{{"t":{_ENCODED[text]},"v":{f"{value:.4g}" if value else 0},"k":{_KEPT[code]},"p":{place}}}'
-        for place, (text, value, code) in enumerate(zip(pieces, values, kept, strict=True), start=first)
+        for text, value, code, place in zip(pieces, values, kept, positions, strict=True)
     ]
     return f"[{','.join(tokens)}]", peak
 
 
 def _merged(
-    pieces: Sequence[str], values: Sequence[float], kept: Sequence[int], first: int, peak: int
+    pieces: Sequence[str], values: Sequence[float], kept: Sequence[int], positions: Sequence[int], peak: int
 ) -> tuple[str, int]:
     tokens: list[str] = []
     peak_at = 0
@@ -101,7 +101,7 @@ def _merged(
         if start <= peak < end:
             peak_at = number
         value, code = max(values[start:end]), max(kept[start:end])
-        tokens.append(f'{{"t":{json.dumps(text)},"v":{value:.4g},"k":{_KEPT[code]},"p":{first + end - 1}}}')
+        tokens.append(f'{{"t":{json.dumps(text)},"v":{value:.4g},"k":{_KEPT[code]},"p":{positions[end - 1]}}}')
     return f"[{','.join(tokens)}]", peak_at
 
 
@@ -145,12 +145,13 @@ def short(text: str) -> str:
     return one_line(text[:400])[:200]
 
 
-def _document(index: FeatureIndex, document: int) -> str:
+def document_shown(index: FeatureIndex, document: int) -> Fragment:
+    """`answers.Document`"""
     if document < 0:
-        return '{"index":-1,"title":"","source":""}'
+        return Fragment('{"index":-1,"title":"","source":""}')
     known = index.documents[document]
     title, source = (_ENCODED[short(text)] for text in (known.title, known.source))
-    return f'{{"index":{document},"title":{title},"source":{source}}}'
+    return Fragment(f'{{"index":{document},"title":{title},"source":{source}}}')
 
 
 def token_shown(index: FeatureIndex, token: int) -> str:
@@ -167,7 +168,7 @@ def significant_all(values: NDArray[Any]) -> list[float]:
     return [significant(value) for value in values.tolist()]
 
 
-def _activations(index: FeatureIndex, feature: int, places: NDArray[np.int64]) -> NDArray[np.float32]:
+def activations_at(index: FeatureIndex, feature: int, places: NDArray[np.int64]) -> NDArray[np.float32]:
     """The feature's activation at each of these positions, 0 where it is silent."""
     offsets = index.arrays["feature_offsets"]
     piece = slice(int(offsets[feature]), int(offsets[feature + 1]))

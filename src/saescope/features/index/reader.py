@@ -20,6 +20,7 @@ from saescope.features.families import Splits
 from saescope.features.index.arrays import ARRAYS, array_path, read_array
 from saescope.features.index.loops import NONE
 from saescope.features.index.manifest import MANIFEST, IndexManifest, check_sizes, verify
+from saescope.features.index.places import TextPlaces
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -135,6 +136,11 @@ class FeatureIndex:
             raise FeatureIndexError(f"cannot read {self.path / DOCUMENTS}: {error.strerror or error}") from None
         except StoreError:
             raise FeatureIndexError(f"damaged {self.path / DOCUMENTS}; build the index again") from None
+
+    @cached_property
+    def places(self) -> TextPlaces:
+        """Where each document's text lies: `places[document].positions(0, 100)` are its first hundred tokens."""
+        return TextPlaces.of(self.arrays["document"], self.arrays["sequence_offsets"], len(self.documents))
 
     @cached_property
     def count(self) -> NDArray[np.int64]:

@@ -41,6 +41,7 @@ def feature(coder: CoderHere, f: FeatureHere) -> Response:
     return sent(
         {
             **shown_part(coder, f, shown),
+            "label": shown.scored(f),
             "starred": f in shown.additions.starred,
             "example": groups_shown[0]["contexts"][0] if groups_shown else None,
             "count": int(index.count[f]),

@@ -9,11 +9,14 @@ import { coder, focusTitle, helpOpen, keys, loadWorkspace, said, theme, wantTitl
 import { hideTip, Tip } from "./tokens.js";
 import { Browse } from "./views/browse.js";
 import { Compare } from "./views/compare.js";
+import { Document } from "./views/document.js";
 import { Feature } from "./views/feature.js";
 import { Overview } from "./views/overview.js";
 import { Prompt } from "./views/prompt.js";
 
-const VIEWS = { overview: Overview, browse: Browse, feature: Feature, prompt: Prompt, compare: Compare };
+const VIEWS = { overview: Overview, browse: Browse, feature: Feature, prompt: Prompt, compare: Compare, document: Document };
+// Of one feature, or one document: such a view names itself, and has its title with its data.
+const UNDER_BROWSE = ["feature", "document"];
 const TABS = [
   ["overview", "Overview"],
   ["browse", "Browse"],
@@ -31,11 +34,11 @@ function Header() {
     <a class="skip" href="#main" onClick=${(event) => (event.preventDefault(), document.querySelector("main").focus())}>Skip to content</a>
     <a class="brand" href=${href("overview", chosen?.id)}>saescope</a>
     <nav aria-label="Views">
-      ${TABS.map(([key, text]) => html`<a href=${href(key, chosen?.id)} aria-current=${view === key || (view === "feature" && key === "browse") ? "page" : undefined}>${text}</a>`)}
+      ${TABS.map(([key, text]) => html`<a href=${href(key, chosen?.id)} aria-current=${view === key || (UNDER_BROWSE.includes(view) && key === "browse") ? "page" : undefined}>${text}</a>`)}
     </nav>
     <div class="top-right">
       ${coders.length > 1 &&
-      html`<select aria-label="Coder" value=${chosen?.id} onChange=${(event) => go(href(view === "feature" ? "browse" : view, event.target.value))}>
+      html`<select aria-label="Coder" value=${chosen?.id} onChange=${(event) => go(href(UNDER_BROWSE.includes(view) ? "browse" : view, event.target.value))}>
         ${coders.map((one) => html`<option value=${one.id}>${one.name}</option>`)}
       </select>`}
       <button type="button" class="quiet" onClick=${() => (theme.value = next)} aria-label=${`Colours: ${name}. Change to ${THEMES[next][1]}.`} title=${`Colours: ${name}`}><span aria-hidden="true">${sign}</span></button>
@@ -85,20 +88,21 @@ function scrollBack(to) {
 }
 
 function Main() {
-  const { view, coder: named, feature } = route.value;
+  const { view, coder: named, [view]: number } = route.value;
   const main = useRef(null);
   const before = useRef(null);
-  const place = `${view}/${named}/${feature}`;
+  const place = `${view}/${named}/${number}`;
   useEffect(() => {
     hideTip();
-    // The first view leaves the focus to the browser; a feature's title comes with its data.
+    const own = UNDER_BROWSE.includes(view);
+    // The first view leaves the focus to the browser.
     if (before.current !== null && before.current !== place) {
       scrollBack(returned.to);
       wantTitle();
-      if (view !== "feature") focusTitle();
+      if (!own) focusTitle();
     }
     before.current = place;
-    if (view !== "feature") document.title = `${TABS.find(([key]) => key === view)[1]} · saescope`;
+    if (!own) document.title = `${TABS.find(([key]) => key === view)[1]} · saescope`;
   }, [place]);
   const ready = workspace.value;
   const View = VIEWS[view];

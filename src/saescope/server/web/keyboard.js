@@ -6,7 +6,7 @@ import { hideTip } from "./tokens.js";
 export const COMMANDS = [
   ["/", "search; in prompt and compare, the text"],
   ["t", "type your own text under a feature"],
-  ["j / k", "next / previous feature, row or card"],
+  ["j / k", "next / previous feature, row or card; where it fires in a document"],
   ["Enter", "open the feature in focus"],
   ["s", "star the feature"],
   ["g then o, b, p, c", "go to overview, browse, prompt, compare"],
@@ -31,9 +31,9 @@ function search() {
   }
 }
 
-/** Next or previous: another feature on a feature's page, another row or card elsewhere. */
+/** Next or previous: another feature on a feature's page, another firing in a document, another row or card elsewhere. */
 function walk(direction) {
-  if (route.peek().view === "feature") {
+  if (["feature", "document"].includes(route.peek().view)) {
     document.querySelector(`.walk a[rel=${direction > 0 ? "next" : "prev"}]`)?.click();
     return;
   }

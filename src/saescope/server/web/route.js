@@ -1,16 +1,18 @@
-// The address is the state: `#/c/CODER/VIEW/FEATURE?key=value`. A link restores what its sender saw.
+// The address is the state: `#/c/CODER/VIEW/NUMBER?key=value`, the number being a feature's or a document's. A link restores what
+// its sender saw.
 import { signal } from "./html.js";
 
-export const VIEWS = ["overview", "browse", "feature", "prompt", "compare"];
+export const VIEWS = ["overview", "browse", "feature", "prompt", "compare", "document"];
+const NUMBERED = ["feature", "document"];
 
 function parse(hash) {
   const [path, query = ""] = hash.replace(/^#\/?/, "").split(/\?(.*)/s);
   const parts = path.split("/").map(decode);
   const params = Object.fromEntries(new URLSearchParams(query));
-  if (parts[0] !== "c" || !parts[1]) return { view: "overview", coder: null, feature: null, params };
+  if (parts[0] !== "c" || !parts[1]) return { view: "overview", coder: null, params };
   const view = VIEWS.includes(parts[2]) ? parts[2] : "overview";
-  const feature = view === "feature" && /^\d+$/.test(parts[3] ?? "") ? Number(parts[3]) : null;
-  return { view: view === "feature" && feature === null ? "browse" : view, coder: parts[1], feature, params };
+  if (!NUMBERED.includes(view)) return { view, coder: parts[1], params };
+  return /^\d+$/.test(parts[3] ?? "") ? { view, coder: parts[1], [view]: Number(parts[3]), params } : { view: "browse", coder: parts[1], params };
 }
 
 function decode(part) {
@@ -47,13 +49,13 @@ addEventListener("popstate", (event) => {
   route.value = parse(location.hash);
 });
 
-/** The address of a view; empty parameters are left out. */
-export function href(view, coder, { feature, ...params } = {}) {
+/** The address of a view; empty parameters are left out. The one of the view's own name is the number in the path. */
+export function href(view, coder, { [view]: numbered, ...params } = {}) {
   const kept = Object.entries(params).filter(([, value]) => value !== undefined && value !== null && value !== "" && value !== false);
   const query = new URLSearchParams(kept.map(([key, value]) => [key, value === true ? "1" : String(value)])).toString();
   let path = "#/";
   if (coder) path += `c/${encodeURIComponent(coder)}/${view}`;
-  if (feature !== undefined && feature !== null) path += `/${feature}`;
+  if (numbered !== undefined && numbered !== null) path += `/${numbered}`;
   return query ? `${path}?${query}` : path;
 }
 
@@ -74,6 +76,6 @@ export function go(address, replace = false) {
 
 /** Change some parameters of the present address. */
 export function setParams(patch, replace = true) {
-  const { view, coder, feature, params } = route.peek();
-  go(href(view, coder, { feature: feature ?? undefined, ...params, ...patch }), replace);
+  const { view, coder, params, ...number } = route.peek();
+  go(href(view, coder, { ...params, ...number, ...patch }), replace);
 }

@@ -61,9 +61,9 @@ let titleWanted = false;
 let target = "main h1";
 export const wantTitle = () => (titleWanted = true);
 export const wantInstead = (selector) => (target = selector);
-export function focusTitle() {
+export function focusTitle(instead) {
   if (!titleWanted) return;
-  document.querySelector(target)?.focus({ preventScroll: true });
+  (instead ?? document.querySelector(target))?.focus({ preventScroll: true });
   titleWanted = false;
   target = "main h1";
 }

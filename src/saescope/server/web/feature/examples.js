@@ -4,7 +4,7 @@ import { featurePath, get, query } from "../api.js";
 import { Segments } from "../controls.js";
 import { number } from "../numbers.js";
 import { Problem } from "../resource.js";
-import { setParams } from "../route.js";
+import { href, setParams } from "../route.js";
 import { TokenStrip } from "../tokens.js";
 import { At } from "./position.js";
 
@@ -35,7 +35,7 @@ function Example({ coder, feature, max, context }) {
     </div>
     <p class="example-foot">
       <b class="number">${number(context.value)}</b>
-      ${context.document && html`<span>in <cite><bdi>${context.document.title}</bdi></cite></span>`}
+      ${context.document?.index >= 0 && html`<span>in <cite><a href=${href("document", coder.id, { document: context.document.index, feature, at: context.position })}><bdi>${context.document.title || "untitled"}</bdi></a></cite></span>`}
       ${more && html`<button type="button" class="quiet small" onClick=${() => widen(wide.step + 1)}>more context</button>`}
       ${wide.step > 0 && html`<button type="button" class="quiet small" onClick=${() => widen(0)}>less</button>`}
     </p>

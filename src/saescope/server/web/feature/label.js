@@ -1,7 +1,8 @@
 // The label, edited in place. Two people may edit at once: the second sees both texts and chooses; nothing is lost.
 import { html, useEffect, useRef, useState } from "../html.js";
 import { featurePath, get, put } from "../api.js";
-import { Label, sourceName } from "../card.js";
+import { Label, SCORED, sourceName } from "../card.js";
+import { number } from "../numbers.js";
 import { say } from "../state.js";
 
 const revisionOf = (data) => data.label_revision ?? 0;
@@ -80,4 +81,21 @@ export function History({ history }) {
     <summary>${history.length} labels so far</summary>
     <ol>${history.map((entry) => html`<li><bdi>${entry.text || "(automatic label)"}</bdi> <span class="muted">${sourceName(entry.source)}${entry.created ? `, ${String(entry.created).slice(0, 16).replace("T", " ")}` : ""}</span></li>`)}</ol>
   </details>`;
+}
+
+const CONTROLS = {
+  random_label: "another feature’s label",
+  top_token: "its most frequent token alone",
+  null_detection: "no explanation",
+  null_fuzzing: "no explanation, at fuzzing",
+};
+
+/** The score beside what chance and less would have on the same text. */
+export function Controls({ label }) {
+  if (label?.score === null || label?.score === undefined) return null;
+  const { score, interval, controls } = label;
+  return html`<dl class="controls">
+    <div class="own"><dt title=${SCORED}>score</dt><dd>${number(score, 2)}${interval && html` <span class="muted">(95 %: ${number(interval[0], 2)} to ${number(interval[1], 2)})</span>`}</dd></div>
+    ${Object.entries(controls).map(([key, value]) => html`<div><dt>${CONTROLS[key] ?? key}</dt><dd>${number(value, 2)}</dd></div>`)}
+  </dl>`;
 }

@@ -2,6 +2,7 @@
 import { html } from "../html.js";
 import { number, percent, signed, whole } from "../numbers.js";
 import { Bars } from "../plots.js";
+import { href } from "../route.js";
 import { Token } from "../tokens.js";
 
 export function Distribution({ data }) {
@@ -58,13 +59,13 @@ export function Positions({ data }) {
   </section>`;
 }
 
-export function Sources({ data }) {
+export function Sources({ coder, data }) {
   if (!data.sources?.length && !data.documents?.length) return null;
   return html`<section>
     <h2>Where in the corpus</h2>
     ${data.sources?.length > 0 &&
     html`<table class="small-table"><thead><tr><th scope="col">source</th><th scope="col" class="n">tokens</th><th scope="col" class="n">density</th></tr></thead>
       <tbody>${data.sources.map((row) => html`<tr><th scope="row"><bdi>${row.name}</bdi></th><td class="n">${whole(row.count)}</td><td class="n">${percent(row.density)}</td></tr>`)}</tbody></table>`}
-    ${data.documents?.length > 0 && html`<ol class="rows">${data.documents.map((row) => html`<li><bdi>${row.title}</bdi> <span class="muted">${whole(row.count)}</span></li>`)}</ol>`}
+    ${data.documents?.length > 0 && html`<ol class="rows">${data.documents.map((row) => html`<li><a href=${href("document", coder.id, { document: row.index, feature: data.feature })}><bdi>${row.title || "untitled"}</bdi></a> <span class="muted">${whole(row.count)}</span></li>`)}</ol>`}
   </section>`;
 }

@@ -2,7 +2,7 @@
 import { html, useEffect, useRef, useState } from "../html.js";
 import { coderPath, get, query } from "../api.js";
 import { Card, Label, Outputs, Star } from "../card.js";
-import { Segments, Select } from "../controls.js";
+import { Pages, Segments, Select } from "../controls.js";
 import { number, percent, whole } from "../numbers.js";
 import { Loaded, useResource, useSettled } from "../resource.js";
 import { featureHref, href, route, setParams } from "../route.js";
@@ -112,21 +112,6 @@ function toTop() {
   document.querySelector("main h1").focus({ preventScroll: true });
 }
 
-function Pages({ total, offset }) {
-  if (total <= LIMIT) return null;
-  const page = Math.floor(offset / LIMIT);
-  const last = Math.ceil(total / LIMIT) - 1;
-  const link = (to, text, label) =>
-    to < 0 || to > last || to === page
-      ? html`<span class="button off" aria-disabled="true">${text}</span>`
-      : html`<a class="button" href=${href("browse", current.value.id, { ...route.value.params, offset: to * LIMIT || "" })} aria-label=${label} onClick=${() => setTimeout(toTop)}>${text}</a>`;
-  return html`<nav class="pages" aria-label="Pages">
-    ${link(0, "« first", "First page")} ${link(page - 1, "‹ previous", "Previous page")}
-    <span>page ${page + 1} of ${last + 1}</span>
-    ${link(page + 1, "next ›", "Next page")} ${link(last, "last »", "Last page")}
-  </nav>`;
-}
-
 function Found({ coder, params }) {
   const offset = Number(params.offset) || 0;
   const search = query({
@@ -155,7 +140,7 @@ function Found({ coder, params }) {
       (params.as === "table"
         ? html`<${Table} coder=${coder} items=${items} onChange=${change} />`
         : html`<div class="cards">${items.map((card) => html`<${Card} key=${card.feature} coder=${coder.id} card=${card} level="h2" onChange=${change} />`)}</div>`)}
-      <${Pages} total=${total} offset=${offset} />
+      <${Pages} size=${LIMIT} total=${total} offset=${offset} address=${(to) => href("browse", coder.id, { ...route.value.params, offset: to })} onGo=${() => setTimeout(toTop)} />
     `}
   <//>`;
 }
