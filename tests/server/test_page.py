@@ -655,7 +655,7 @@ def test_a_label_is_shown_beside_its_controls(visit: Start, made_up_url: str) ->
     page.goto(f"{made_up_url}/#/c/main/feature/1")
     settle(page)
     shown = " ".join(page.locator(".controls div").all_text_contents())
-    assert shown == "this label0.9 95 % 0.88 to 0.95 another feature’s label0.52 its most frequent token alone0.81"
+    assert shown == "score0.9 (95 %: 0.88 to 0.95) another feature’s label0.52 its most frequent token alone0.81"
     page.goto(f"{made_up_url}/#/c/main/feature/17")
     settle(page)
     assert page.locator(".controls").count() == 0

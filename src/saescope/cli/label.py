@@ -17,7 +17,6 @@ from saescope.errors import UsageError
 
 if TYPE_CHECKING:
     from saescope.features.index import FeatureIndex
-    from saescope.features.index.progress import kept_progress
     from saescope.features.labels import LabelTable
     from saescope.features.labels.asking import Cost
     from saescope.features.labels.chat import ChatModel
@@ -72,6 +71,7 @@ def label(
     """
     from saescope.cli.progress import stage_bar
     from saescope.features.index import FeatureIndex
+    from saescope.features.index.progress import kept_progress
     from saescope.features.labels import contrastive_labels, write_labels
 
     if endpoint and local:

@@ -62,7 +62,7 @@ def test_partners_agree_with_a_dense_count(d_sae: int, active: int, narrow: bool
         np.concatenate(rows).astype(np.uint16 if narrow else np.uint32), count, n_tokens, 10**6, 3,
         partner, together, lift, phi,
     )  # fmt: skip
-    both = fires.T.astype(np.int64) @ fires.astype(np.int64)
+    both = np.rint(fires.T.astype(np.float32) @ fires.astype(np.float32)).astype(np.int64)
     for feature in range(d_sae):
         own = count[feature]
         spread = np.sqrt(own * count * (n_tokens - own) * (n_tokens - count).astype(float))

@@ -29,7 +29,8 @@ class DocumentPlaces:
         """The positions of places first … stop - 1, those that there are."""
         places = np.arange(max(first, 0), min(stop, self.length), dtype=np.int64)
         stretch = self.stretch_of(places)
-        return self.start[stretch] + places - self.place[stretch]
+        found: NDArray[np.int64] = self.start[stretch] + places - self.place[stretch]
+        return found
 
     def stretch_of(self, places: NDArray[np.int64]) -> NDArray[np.int64]:
         """Which stretch each place is in."""

@@ -38,9 +38,11 @@ export function Star({ coder, feature, starred, onChange }) {
   </button>`;
 }
 
+export const SCORED = "How well the label tells held-out windows where the feature fires from those where it doesn’t (balanced accuracy)";
+
 export function Score({ score }) {
   if (score === null || score === undefined) return null;
-  return html`<span class="score" title="How well the label’s words tell held-out windows where the feature fires from those where it doesn’t (balanced accuracy)">score ${number(score, 2)}</span>`;
+  return html`<span class="score" title=${SCORED}>score ${number(score, 2)}</span>`;
 }
 
 export function Facts({ card }) {

@@ -31,3 +31,11 @@ export function Pages({ name = "Pages", size, total, offset, address, onGo }) {
     ${link(page + 1, "next ›", "Next page")} ${link(last, "last »", "Last page")}
   </nav>`;
 }
+
+/** To the previous or the next of what `j` and `k` walk; without `href` there is none. */
+export function Step({ href, rel, label }) {
+  const [text, letter] = rel === "next" ? ["Next ›", "j"] : ["‹ Previous", "k"];
+  return href
+    ? html`<a class="button" rel=${rel} href=${href} aria-label=${label} aria-keyshortcuts=${letter} title=${`${label} (${letter})`}>${text}</a>`
+    : html`<span class="button off" aria-disabled="true">${text}</span>`;
+}

@@ -1,7 +1,7 @@
 // The label, edited in place. Two people may edit at once: the second sees both texts and chooses; nothing is lost.
 import { html, useEffect, useRef, useState } from "../html.js";
 import { featurePath, get, put } from "../api.js";
-import { Label, sourceName } from "../card.js";
+import { Label, SCORED, sourceName } from "../card.js";
 import { number } from "../numbers.js";
 import { say } from "../state.js";
 
@@ -92,10 +92,10 @@ const CONTROLS = {
 
 /** The score beside what chance and less would have on the same text. */
 export function Controls({ label }) {
-  const controls = Object.entries(label?.controls ?? {});
-  if (label?.score === null || label?.score === undefined || (!controls.length && !label.interval)) return null;
-  return html`<dl class="controls" aria-label="The label’s score beside its controls">
-    <div class="own"><dt>this label</dt><dd>${number(label.score, 2)}${label.interval && html` <span class="muted">95 % ${number(label.interval[0], 2)} to ${number(label.interval[1], 2)}</span>`}</dd></div>
-    ${controls.map(([key, value]) => html`<div><dt>${CONTROLS[key] ?? key.replaceAll("_", " ")}</dt><dd>${number(value, 2)}</dd></div>`)}
+  if (label?.score === null || label?.score === undefined) return null;
+  const { score, interval, controls } = label;
+  return html`<dl class="controls">
+    <div class="own"><dt title=${SCORED}>score</dt><dd>${number(score, 2)}${interval && html` <span class="muted">(95 %: ${number(interval[0], 2)} to ${number(interval[1], 2)})</span>`}</dd></div>
+    ${Object.entries(controls).map(([key, value]) => html`<div><dt>${CONTROLS[key] ?? key}</dt><dd>${number(value, 2)}</dd></div>`)}
   </dl>`;
 }

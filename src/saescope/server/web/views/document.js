@@ -2,7 +2,7 @@
 import { html, useEffect, useRef } from "../html.js";
 import { coderPath, get, query } from "../api.js";
 import { FeatureLink } from "../card.js";
-import { Pages } from "../controls.js";
+import { Pages, Step } from "../controls.js";
 import { number, whole } from "../numbers.js";
 import { Bars } from "../plots.js";
 import { Loaded, useResource } from "../resource.js";
@@ -26,19 +26,14 @@ function nearest(data, at) {
   return { previous: behind?.p ?? data.firings.previous?.position, next: ahead?.p ?? data.firings.next?.position };
 }
 
-function Step({ to, rel, letter, text, label, address }) {
-  return to === undefined
-    ? html`<span class="button off" aria-disabled="true">${text}</span>`
-    : html`<a class="button" rel=${rel} href=${address({ at: to })} aria-label=${label} aria-keyshortcuts=${letter} title=${`${label} (${letter})`}>${text}</a>`;
-}
-
 /** Always in view: the text scrolls under it. */
 function Walk({ data, at, address }) {
   const { previous, next } = nearest(data, at);
+  const to = (position) => (position === undefined ? null : address({ at: position }));
   return html`<nav class="walk" aria-label="Where it fires">
-    <${Step} to=${previous} rel="prev" letter="k" text="‹ Previous" label="Previous token on which it fires" address=${address} />
-    <span class="muted">${previous === undefined && next === undefined ? "nowhere else here" : "where it fires"}</span>
-    <${Step} to=${next} rel="next" letter="j" text="Next ›" label="Next token on which it fires" address=${address} />
+    <${Step} href=${to(previous)} rel="prev" label="Previous token on which it fires" />
+    <span class="muted">${(previous ?? next) !== undefined ? "where it fires" : "nowhere else here"}</span>
+    <${Step} href=${to(next)} rel="next" label="Next token on which it fires" />
   </nav>`;
 }
 

@@ -1,7 +1,8 @@
 // One feature: what it is called, when it fires, what it does, and what it does on your own text.
 import { html, useEffect } from "../html.js";
 import { featurePath, get } from "../api.js";
-import { Facts, Outputs, Score, sourceName, Star } from "../card.js";
+import { Facts, Outputs, sourceName, Star } from "../card.js";
+import { Step } from "../controls.js";
 import { Loaded, useResource } from "../resource.js";
 import { featureHref, href, route, setParams } from "../route.js";
 import { coder as current, focusTitle, trail } from "../state.js";
@@ -30,14 +31,11 @@ function neighbours(coder, data) {
 function Walk({ coder, data }) {
   const { previous, next, place } = neighbours(coder, data);
   const kept = { text: route.value.params.text, tool: route.value.params.tool };
-  const link = (to, text, label, rel) =>
-    to === null || to === undefined
-      ? html`<span class="button off" aria-disabled="true">${text}</span>`
-      : html`<a class="button" rel=${rel} href=${featureHref(coder, to, kept)} aria-label=${label} aria-keyshortcuts=${rel === "next" ? "j" : "k"} title=${`${label} (${rel === "next" ? "j" : "k"})`}>${text}</a>`;
+  const to = (feature) => (feature === null ? null : featureHref(coder, feature, kept));
   return html`<nav class="walk" aria-label="Neighbouring features">
-    ${link(previous, "‹ Previous", "Previous feature", "prev")}
+    <${Step} href=${to(previous)} rel="prev" label="Previous feature" />
     ${place ? html`<a href=${place.back}>${place.at} of ${place.of} in <bdi>${place.name}</bdi></a>` : html`<a href=${href("browse", coder)}>all features</a>`}
-    ${link(next, "Next ›", "Next feature", "next")}
+    <${Step} href=${to(next)} rel="next" label="Next feature" />
   </nav>`;
 }
 
@@ -51,7 +49,7 @@ function Page({ coder, data, change }) {
         <${Star} coder=${coder.id} feature=${data.feature} starred=${data.starred} onChange=${(starred) => change({ starred })} />
       </div>
       <p class="under">
-        ${data.label && html`<span class="chip">${sourceName(data.label.source)}</span>`} <${Score} score=${data.label?.score} />
+        ${data.label && html`<span class="chip">${sourceName(data.label.source)}</span>`}
         <${Facts} card=${data} /> <${Outputs} outputs=${data.outputs} />
         <a href=${href("compare", coder.id, { a: data.feature })}>compare</a>
       </p>
