@@ -27,9 +27,17 @@ def demo(out: Path, *more: str) -> subprocess.CompletedProcess[str]:
 def test_demo_makes_what_it_says_and_continues_where_it_was(tmp_path: Path) -> None:
     done = demo(tmp_path / "demo")
     assert done.returncode == 0, done.stderr
-    for name in ("report/report.html", "report/metrics.json", "run/coders/batchtopk", "run/coders/matryoshka", "store"):
+    for name in (
+        "report/report.html",
+        "report/metrics.json",
+        "run/coders/batchtopk",
+        "run/coders/matryoshka",
+        "run/coders/batchtopk/index/labels",
+        "store",
+    ):
         assert (tmp_path / "demo" / name).exists(), name
-        assert str(tmp_path / "demo" / name) in done.stdout, f"the last lines name {name}"
+        assert str(tmp_path / "demo" / name).removesuffix("/labels") in done.stdout, f"the last lines name {name}"
+    assert f"saescope serve {tmp_path / 'demo'}" in done.stdout
     assert "saescope eval" in done.stdout.splitlines()[-2]
     metrics = json.loads((tmp_path / "demo/report/metrics.json").read_text())
     assert [found["coder"]["name"] for found in metrics] == ["batchtopk", "matryoshka"]

@@ -109,7 +109,11 @@ def _tell(result: DemoResult) -> None:
     console.print(f"[bold]What was made[/]  {result.store}: activations of every kept token")
     console.print(f"                {', '.join(str(path) for path in result.coders.values())}: the coders")
     console.print(f"                {result.metrics}: every number")
-    console.print(f"[bold]Look at it[/]     open {result.report} in a browser")
+    console.print(
+        f"                {', '.join(str(path) for path in result.indexes.values())}: who fires where, with labels"
+    )
+    console.print(f"[bold]Look at it[/]     saescope serve {result.store.parent}    the explorer")
+    console.print(f"                open {result.report} in a browser    the numbers, with their controls")
     console.print(
         f"[bold]Next[/]           saescope eval {first} --corpus FILE.txt --out my-eval    measure it on your own text"
     )
