@@ -49,7 +49,7 @@ _FAMILY_OF = {
 }
 # Slots of one family say the same in different words, so only those of two make a pair.
 _FAMILY = np.array([_FAMILY_OF[name] for name in SLOTS])
-_VAGUE = np.array([name in ("kind", "piece", "start") for name in SLOTS])
+_VAGUE = np.array([name in ("kind", "piece", "start", "ending") for name in SLOTS])
 _IN_GROUP = np.array(
     [1 if name in ("start", "kind") else 2 if name in ("piece", "ending") else MOST_ITEMS for name in SLOTS]
 )
