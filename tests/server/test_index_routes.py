@@ -56,8 +56,8 @@ def test_a_feature_is_what_the_index_holds(client: TestClient, index: FeatureInd
         assert page.histogram.edges[-1] == pytest.approx(page.max, rel=1e-3)
         expected = index.examples(feature)
         assert [group.name for group in page.groups] == [group.name for group in expected]
-        for shown, group in zip(page.groups, expected, strict=True):
-            assert [context.position for context in shown.contexts] == group.positions
+        for number, (shown, group) in enumerate(zip(page.groups, expected, strict=True)):
+            assert [context.position for context in shown.contexts] == group.positions[:: 1 if number == 0 else 2]
         assert [one.feature for one in page.coactive] == [f for f in index.arrays["coactive"][feature] if f >= 0]
         assert [one.token for one in page.outputs_top] == index.arrays["lens_top"][feature].tolist()
         assert sum(page.position_profile.share) == pytest.approx(1, abs=1e-3)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Annotated, Any
 
 import numpy as np
 from fastapi import APIRouter, Query
 from starlette.responses import Response
 
+from saescope.features.index import ExampleGroup
 from saescope.server import answers
 from saescope.server.asking import CoderHere, FeatureHere, NotFound, ShownLabels, sent
 from saescope.server.contexts import contexts, short, significant, significant_all, token_shown
@@ -24,7 +26,7 @@ _FAMILY_SHOWN = 40
 def feature(coder: CoderHere, f: FeatureHere) -> Response:
     """All of a feature's page."""
     index, people, shown = coder.index, coder.people, ShownLabels.of(coder)
-    groups = index.examples(f)
+    groups = [_shown(group, first=number == 0) for number, group in enumerate(index.examples(f))]
     # All examples at once: most of the work is the same for many as for one.
     found = iter(contexts(index, f, [position for group in groups for position in group.positions]))
     groups_shown: list[dict[str, Any]] = [
@@ -69,6 +71,12 @@ def feature(coder: CoderHere, f: FeatureHere) -> Response:
             "next": _live_neighbour(coder, f, 1),
         }
     )
+
+
+def _shown(group: ExampleGroup, *, first: bool) -> ExampleGroup:
+    """The strongest examples all, of the others every second: they are spread over their fifth all the same, and a page that
+    people read has no use for ninety."""
+    return group if first else replace(group, positions=group.positions[::2])
 
 
 @router.get("/coders/{id}/features/{f}/context", response_model=answers.Context)
