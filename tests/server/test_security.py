@@ -45,6 +45,7 @@ def test_changes_need_the_header_and_the_same_origin(client: TestClient) -> None
     assert star(Origin=HERE) == 200
     assert star(Origin="http://evil.example") == 403
     assert star(Origin="null") == 403
+    assert star(Origin="http://[x") == 403
     assert star(Origin="http://127.0.0.1:9999") == 403
     assert star(**{"X-Saescope": ""}) == 403
     with TestClient(client.app, base_url=HERE) as bare:

@@ -73,12 +73,12 @@ class Guard:
             return 403, "this address is not the server's own; open it as http://127.0.0.1 with its port"
         if scope["method"] not in _SAFE:
             origin = headers.get("origin")
-            if origin is not None and urlsplit(origin).netloc.lower() != hosts[0].lower():
+            if origin is not None and _authority(origin) != hosts[0].lower():
                 return 403, "a page of another origin may not change anything here"
             if headers.get("x-saescope") != "1":
                 return 403, "a request that changes something needs the header X-Saescope: 1"
         length = headers.get("content-length", "0")
-        if not length.isdigit():
+        if not (length.isascii() and length.isdigit()):
             return 400, "Content-Length is not a number"
         if int(length) > BODY_LIMIT:
             return 413, _TOO_LONG
@@ -130,6 +130,14 @@ def _host_name(host: str) -> str:
     """The name in a Host header, without the port; empty for what is none."""
     try:
         return (urlsplit(f"//{host}").hostname or "").lower()
+    except ValueError:
+        return ""
+
+
+def _authority(origin: str) -> str:
+    """Host and port of an Origin header; empty for what has none."""
+    try:
+        return urlsplit(origin).netloc.lower()
     except ValueError:
         return ""
 
