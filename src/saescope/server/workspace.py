@@ -69,14 +69,16 @@ class ServedCoder:
             version = labels_version(self.index)
             if version != self._labels.version:
                 try:
-                    self._labels = automatic_labels(self.index, version)
+                    labels = automatic_labels(self.index, version)
                     self.label_problem = ""
                 except FeatureIndexError as error:
                     # The labels that were there go on being shown.
                     self.label_problem = str(error)
                     return self._labels
-                found = [(feature, label.text) for feature, label in self._labels.by_feature.items()]
-                self.people.load_automatic(self.fingerprint, self._labels.version, found)
+                found = [(feature, label.text) for feature, label in labels.by_feature.items()]
+                self.people.load_automatic(self.fingerprint, labels.version, found)
+                # Last: what could not be put into the search is tried again.
+                self._labels = labels
         return self._labels
 
     @cached_property
@@ -182,6 +184,14 @@ class _Known(NamedTuple):
     changed: int
 
 
+class _Found(NamedTuple):
+    """What one look at the folder found: coders by id, and by folder what is wrong and how far it is."""
+
+    coders: dict[str, ServedCoder]
+    problems: dict[Path, str]
+    building: dict[Path, dict[str, Any]]
+
+
 class Workspace:
     """The indexes at or below a folder.
 
@@ -238,17 +248,19 @@ class Workspace:
             for path in _walk(self.folder):
                 (manifests if path.name == MANIFEST else records).append(path)
             metrics = self._metrics(records)
-            self.problems, self.building = {}, {}
+            # Other threads go over what is there meanwhile, so it is replaced, not changed.
+            found = _Found(dict(self.coders), {}, {})
             changed = {path.parent: _changed(path) for path in manifests}
             for folder, known in list(self._known.items()):
                 # Gone, or built anew: what is mapped of the old one is another index's.
                 if changed.get(folder) != known.changed:
-                    del self.coders[known.identity], self._known[folder]
+                    del found.coders[known.identity], self._known[folder]
             for folder in changed:
                 if folder not in self._known:
-                    self._add(folder, changed[folder])
-            for coder in self.coders.values():
+                    self._add(folder, changed[folder], found)
+            for coder in found.coders.values():
                 coder.metrics = metrics.get(coder.name)
+            self.coders, self.problems, self.building = found
             self._scanned = time.monotonic()
 
     def _metrics(self, paths: list[Path]) -> dict[str, Any]:
@@ -266,28 +278,29 @@ class Workspace:
                     found[str(record["coder"]["name"])] = record
         return found
 
-    def _add(self, folder: Path, changed: int) -> None:
+    def _add(self, folder: Path, changed: int, found: _Found) -> None:
         manifest = _json(folder / MANIFEST)
         if not isinstance(manifest, dict):
             if (folder / "arrays").is_dir():
-                self.problems[folder] = f"damaged {folder / MANIFEST}: it is not JSON; build the index again"
+                found.problems[folder] = f"damaged {folder / MANIFEST}: it is not JSON; build the index again"
             return
         if manifest.get("kind") != KIND:
             return
         if manifest.get("complete") is not True:
             progress = _json(folder / "progress.json")
-            self.building[folder] = {
-                "name": str((manifest.get("coder") or {}).get("name", folder.name)),
+            about = manifest.get("coder")
+            found.building[folder] = {
+                "name": str(about.get("name", folder.name) if isinstance(about, dict) else folder.name),
                 **(progress if isinstance(progress, dict) else {}),
             }
             return
         try:
             index = FeatureIndex.open(folder)
         except FeatureIndexError as error:
-            self.problems[folder] = str(error)
+            found.problems[folder] = str(error)
             return
-        identity = _unique(slug(index.manifest.coder.name), self.coders)
-        self.coders[identity] = ServedCoder(identity, index, self.people)
+        identity = _unique(slug(index.manifest.coder.name), found.coders)
+        found.coders[identity] = ServedCoder(identity, index, self.people)
         self._known[folder] = _Known(identity, changed)
 
     def close(self) -> None:
