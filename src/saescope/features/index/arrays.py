@@ -50,7 +50,7 @@ def new_array(folder: Path, name: str, shape: tuple[int, ...], dtype: DTypeLike)
         temporary.unlink(missing_ok=True)
 
 
-def _mapped(path: Path, shape: tuple[int, ...], dtype: np.dtype[Any]) -> NDArray[Any]:
+def _mapped(path: Path, shape: tuple[int, ...], dtype: np.dtype[Any]) -> np.memmap[Any, Any]:
     """A new file of that array, mapped. OSError where the disk has no room for all of it: a mapped file that finds none later
     ends the process instead."""
     with path.open("wb") as file:
