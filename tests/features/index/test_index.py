@@ -23,9 +23,11 @@ from tests.measured import POINT, tiny_lm
 from transformers import PreTrainedTokenizerFast
 
 from saescope.activations import Store
-from saescope.coders import Codes, SparseCoder
+from saescope.coders import Codes, Slice, SparseCoder, make_architecture
+from saescope.coders.token_norm import TokenNorm
 from saescope.errors import CoderError, FeatureIndexError, OccupiedError, UsageError
 from saescope.features import FeatureIndex, StoreSource, TextSource, build_index
+from saescope.features.index import coder_fingerprint
 from saescope.features.index.assembly import transpose
 from saescope.features.index.statistics import position_bins
 from saescope.text import Corpus
@@ -320,6 +322,23 @@ def test_the_same_command_opens_what_is_finished_and_refuses_what_is_not_its_own
     with pytest.raises(FeatureIndexError, match="cannot make"):
         build_index(coder, StoreSource(coder, store), tmp_path / "notes.txt" / "index")
     assert (tmp_path / "notes.txt").read_text() == "mine"
+
+
+def test_coders_that_differ_in_no_tensor_are_told_apart() -> None:
+    def coder(architecture: str, kind: str | None = None, **options: int) -> SparseCoder:
+        slices = [Slice(point=POINT, width=4)]
+        norm = None if kind is None else TokenNorm(kind)
+        return SparseCoder(make_architecture(architecture, 8, options), slices, slices, token_norm=norm)
+
+    made = [
+        coder("topk", k=2),
+        coder("topk", k=3),
+        coder("abstopk", k=2),
+        coder("topk", "layer_norm", k=2),
+        coder("topk", "rms_norm", k=2),
+    ]
+    assert len({coder_fingerprint(one) for one in made}) == len(made)
+    assert coder_fingerprint(made[0]) == coder_fingerprint(coder("topk", k=2))
 
 
 def test_a_finished_index_is_opened_where_nothing_can_be_written(
