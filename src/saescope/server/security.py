@@ -13,6 +13,7 @@ import json
 from http.cookies import CookieError, SimpleCookie
 from urllib.parse import parse_qsl, quote, urlencode, urlsplit
 
+import anyio
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -34,6 +35,8 @@ HEADERS = {
     "permissions-policy": "camera=(), geolocation=(), microphone=(), payment=(), usb=()",
 }
 _TOO_LONG = f"the request's body is longer than {BODY_LIMIT // 1024} KiB; send less"
+# Seconds that a body may take to arrive.
+_BODY_PATIENCE = 30.0
 _SAFE = frozenset({"GET", "HEAD", "OPTIONS"})
 
 
@@ -59,7 +62,12 @@ class Guard:
             await self._without_token(scope, send)
             return
         if scope["method"] not in _SAFE:
-            body = await _body(receive)
+            try:
+                with anyio.fail_after(_BODY_PATIENCE):
+                    body = await _body(receive)
+            except TimeoutError:
+                await _answer(send, 408, "the request's body did not come; send it again")
+                return
             if body is None:
                 await _answer(send, 413, _TOO_LONG)
                 return
