@@ -445,6 +445,18 @@ def test_a_store_of_other_points_is_refused(store: Store, tmp_path: Path) -> Non
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_coder_of_another_model_is_refused(store: Store, tmp_path: Path) -> None:
+    other = tiny_coder()
+    other.metadata.model = {**store.manifest.request.model, "spec": "another", "weights": "0" * 64}
+    with pytest.raises(CoderError, match=r"trained on another, the store .* is of .*weights are others"):
+        StoreSource(other, store)
+    lm = tiny_lm(store.tokenizer())
+    with pytest.raises(CoderError, match="trained on another, the model given"):
+        TextSource(other, lm, Corpus.open(str(text_folder(tmp_path / "text"))), tokens=100)
+    other.metadata.model = dict(lm.identity())
+    TextSource(other, lm, Corpus.open(str(tmp_path / "text")), tokens=100)
+
+
 def test_only_one_process_builds(coder: SparseCoder, store: Store, tmp_path: Path) -> None:
     import filelock
 
