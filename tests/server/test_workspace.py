@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import shutil
 from collections.abc import Callable
@@ -172,7 +173,7 @@ def test_labels_that_could_not_be_put_into_the_search_are_tried_again(
         patched.setattr(People, "load_automatic", locked)
         with pytest.raises(WorkspaceError, match="locked"):
             _ = coder.labels
-    coder._labels_looked_at = 0.0
+    coder._labels_looked_at = -math.inf
     _ = coder.labels
     assert opened.people.search(coder.fingerprint, "lazy")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import re
 import threading
@@ -51,7 +52,7 @@ class ServedCoder:
         self.name = index.manifest.coder.name
         self.fingerprint = index.manifest.coder.fingerprint
         self._labels = AutomaticLabels()
-        self._labels_looked_at = 0.0
+        self._labels_looked_at = -math.inf
         self._labels_lock, self._subject_lock = threading.Lock(), threading.Lock()
         self._meaning_lock = threading.Lock()
         self._meaning: tuple[str, MeaningSearch] | None = None
@@ -61,25 +62,35 @@ class ServedCoder:
     @property
     def labels(self) -> AutomaticLabels:
         """The automatic labels as they are on disk now; a newer file is also put into the search."""
-        now = time.monotonic()
-        if now - self._labels_looked_at < 1.0:
+        if self._looked_at_labels():
             return self._labels
         with self._labels_lock:
-            self._labels_looked_at = now
-            version = labels_version(self.index)
-            if version != self._labels.version:
+            # Who waited here has what another found: never less than all of it.
+            if not self._looked_at_labels():
                 try:
-                    labels = automatic_labels(self.index, version)
-                    self.label_problem = ""
-                except FeatureIndexError as error:
-                    # The labels that were there go on being shown.
-                    self.label_problem = str(error)
-                    return self._labels
-                found = [(feature, label.text) for feature, label in labels.by_feature.items()]
-                self.people.load_automatic(self.fingerprint, labels.version, found)
-                # Last: what could not be put into the search is tried again.
-                self._labels = labels
+                    self._renew_labels()
+                finally:
+                    self._labels_looked_at = time.monotonic()
         return self._labels
+
+    def _looked_at_labels(self) -> bool:
+        return time.monotonic() - self._labels_looked_at < 1.0
+
+    def _renew_labels(self) -> None:
+        version = labels_version(self.index)
+        if version == self._labels.version:
+            return
+        try:
+            labels = automatic_labels(self.index, version)
+            self.label_problem = ""
+        except FeatureIndexError as error:
+            # The labels that were there go on being shown.
+            self.label_problem = str(error)
+            return
+        found = [(feature, label.text) for feature, label in labels.by_feature.items()]
+        self.people.load_automatic(self.fingerprint, labels.version, found)
+        # Last: what could not be put into the search is tried again.
+        self._labels = labels
 
     @cached_property
     def table(self) -> FeatureTable:
