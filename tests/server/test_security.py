@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, MutableMapping
 from pathlib import Path
+from typing import Any
 
+import anyio
 import pytest
 from fastapi.testclient import TestClient
+from starlette.types import Message
 from tests.server.conftest import HERE
 
-from saescope.server import static_files
+from saescope.server import security, static_files
 from saescope.server.security import BODY_LIMIT
 
 FEATURE = "/api/coders/random/features/0"
@@ -45,6 +48,7 @@ def test_changes_need_the_header_and_the_same_origin(client: TestClient) -> None
     assert star(Origin=HERE) == 200
     assert star(Origin="http://evil.example") == 403
     assert star(Origin="null") == 403
+    assert star(Origin="http://[x") == 403
     assert star(Origin="http://127.0.0.1:9999") == 403
     assert star(**{"X-Saescope": ""}) == 403
     with TestClient(client.app, base_url=HERE) as bare:
@@ -144,6 +148,26 @@ def test_a_body_is_limited_whatever_length_it_announces(client: TestClient) -> N
     assert response.status_code == 413
     assert f"{BODY_LIMIT // 1024} KiB" in response.json()["detail"]
     assert client.put(f"{FEATURE}/note", content=b"{}", headers={"content-length": "-5"}).status_code == 400
+
+
+def test_a_body_that_does_not_come_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(security, "_BODY_PATIENCE", 0.05)
+    sent: list[dict[str, Any]] = []
+
+    async def never() -> Message:
+        await anyio.sleep_forever()
+        raise AssertionError
+
+    async def send(message: MutableMapping[str, Any]) -> None:
+        sent.append(dict(message))
+
+    async def app(*arguments: object) -> None:
+        raise AssertionError("nothing was asked")
+
+    headers = [(b"host", b"127.0.0.1"), (b"x-saescope", b"1")]
+    scope = {"type": "http", "method": "PUT", "path": "/", "query_string": b"", "headers": headers}
+    anyio.run(security.Guard(app), scope, never, send)
+    assert sent[0]["status"] == 408
 
 
 @pytest.fixture

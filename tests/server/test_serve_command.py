@@ -15,10 +15,14 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
+import uvicorn
 
 from saescope import cli
+from saescope.server import Workspace, serving
+from saescope.server.address import PORT, Address
 
 ENV = {**os.environ, "OMP_NUM_THREADS": "1", "SAESCOPE_QUIET": "1", "COLUMNS": "200"}
 
@@ -74,9 +78,39 @@ def test_it_answers_and_ends_well_with_open_connections(workspace: Path) -> None
         assert "Traceback" not in process.stderr.read()
 
 
-def test_the_next_free_port_is_taken_by_default(workspace: Path) -> None:
-    from saescope.server.address import PORT, Address
+def test_a_connection_that_asks_nothing_is_closed(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(serving, "_FIRST_WORD", 0.5)
+    address = Address.bound("127.0.0.1", 0, None)
+    listening = threading.Event()
+    server: list[uvicorn.Server] = []
+    made = serving._Server.__init__
 
+    def remembered(self: serving._Server, *arguments: Any) -> None:
+        made(self, *arguments)
+        server.append(self)
+
+    monkeypatch.setattr(serving._Server, "__init__", remembered)
+    thread = threading.Thread(
+        target=serving.serve_until_stopped, args=(Workspace(workspace), address), kwargs={"ready": listening.set}
+    )
+    thread.start()
+    try:
+        assert listening.wait(10)
+        with socket.create_connection(("127.0.0.1", address.port), timeout=4) as slow:
+            slow.sendall(b"GET /api/workspace HT")
+            assert slow.recv(1) == b""
+        asked = http.client.HTTPConnection("127.0.0.1", address.port, timeout=10)
+        for _ in range(2):
+            # One that has asked is left its time between two requests.
+            asked.request("GET", "/api/workspace")
+            assert asked.getresponse().read()
+            time.sleep(0.8)
+    finally:
+        server[0].should_exit = True
+        thread.join(10)
+
+
+def test_the_next_free_port_is_taken_by_default(workspace: Path) -> None:
     held = Address.bound("127.0.0.1", None, None)
     try:
         other = Address.bound("127.0.0.1", None, None)

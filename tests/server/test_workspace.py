@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import shutil
 from collections.abc import Callable
@@ -12,8 +13,10 @@ import pytest
 from fastapi.testclient import TestClient
 
 from saescope.errors import FeatureIndexError, WorkspaceError
+from saescope.features.index.manifest import KIND
 from saescope.features.index.progress import kept_progress
 from saescope.server import Workspace
+from saescope.server.people import People
 
 
 def test_a_folder_an_index_and_what_lies_between(workspace: Path) -> None:
@@ -157,6 +160,47 @@ def test_labelling_by_another_process_is_a_job_while_it_lasts(
             json.dumps({"kind": "label", "stage": "score", "done": 1, "total": 2, "pid": 2**22 + 12345})
         )
         assert client.get("/api/jobs").json() == []
+
+
+@pytest.mark.parametrize(
+    ("manifest", "progress"),
+    [({"coder": ["no"]}, {}), ({"coder": {}}, {"done": "some", "total": None, "pid": 10**30}), ({}, ["no"])],
+)
+def test_a_beginning_that_cannot_be_understood_is_a_failed_job(
+    workspace: Path, client_of: Callable[..., TestClient], manifest: dict[str, object], progress: object
+) -> None:
+    (workspace / "begun").mkdir()
+    (workspace / "begun" / "manifest.json").write_text(json.dumps({"kind": KIND, "complete": False, **manifest}))
+    (workspace / "begun" / "progress.json").write_text(json.dumps(progress))
+    with client_of(workspace) as client:
+        (job,) = client.get("/api/jobs").json()
+    assert (job["coder"], job["done"], job["total"], job["state"]) == ("begun", 0, 0, "failed")
+
+
+def test_a_look_at_the_folder_disturbs_nobody_who_goes_over_what_was_found(workspace: Path) -> None:
+    opened = Workspace(workspace)
+    for _ in opened.coders.values():
+        shutil.copytree(workspace / "coder" / "index", workspace / "second")
+        opened.scan()
+    assert list(opened.coders) == ["random", "random-2"]
+
+
+def test_labels_that_could_not_be_put_into_the_search_are_tried_again(
+    workspace: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened = Workspace(workspace)
+    coder = opened.coders["random"]
+
+    def locked(*arguments: object) -> None:
+        raise WorkspaceError("people.sqlite3 cannot be used: database is locked")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(People, "load_automatic", locked)
+        with pytest.raises(WorkspaceError, match="locked"):
+            _ = coder.labels
+    coder._labels_looked_at = -math.inf
+    _ = coder.labels
+    assert opened.people.search(coder.fingerprint, "lazy")
 
 
 def test_labelling_is_a_job(workspace: Path, client_of: Callable[..., TestClient]) -> None:

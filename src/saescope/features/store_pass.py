@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -29,8 +30,8 @@ def top_contexts(
 ) -> ContextTable:
     """The `n` strongest contexts of every feature over all rows of `store`, at most one a sequence, with counts.
 
-    CoderError when the store lacks a point the coder reads, or has it in another width. `progress(done, total)` counts
-    rows. Documents in the result index `store.documents`.
+    CoderError when the store lacks a point the coder reads, has it in another width, or is of another model.
+    `progress(done, total)` counts rows. Documents in the result index `store.documents`.
     """
     check_store(coder, store)
     found = FeatureContexts(coder.d_sae, n, window)
@@ -46,7 +47,8 @@ def top_contexts(
 
 
 def check_store(coder: SparseCoder, store: Store) -> None:
-    """CoderError unless the store holds what the coder reads."""
+    """CoderError unless the store holds what the coder reads, of the model it was trained on as far as it says."""
+    check_weights(coder, store.manifest.request.model, f"the store {store.path}")
     for part in coder.reads:
         if store.widths.get(part.point) != part.width:
             held = ", ".join(f"{point} ({width})" for point, width in store.widths.items())
@@ -54,6 +56,17 @@ def check_store(coder: SparseCoder, store: Store) -> None:
                 f"coder {coder.metadata.name or 'given'} reads {part.point} of width {part.width}, "
                 f"the store {store.path} holds {held}; give the store it was trained on"
             )
+
+
+def check_weights(coder: SparseCoder, model: Mapping[str, Any], holder: str) -> None:
+    """CoderError where a coder records a model of other weights than `model`, a `LanguageModel.identity()`. holder: whose
+    it is, for the message."""
+    trained = coder.metadata.model
+    if None not in (trained.get("weights"), model.get("weights")) and trained["weights"] != model["weights"]:
+        raise CoderError(
+            f"coder {coder.metadata.name or 'given'} was trained on {trained.get('spec') or trained.get('name')}, "
+            f"{holder} is of {model.get('spec') or model.get('name')}, whose weights are others; give its own model's"
+        )
 
 
 def pieces(

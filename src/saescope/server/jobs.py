@@ -90,8 +90,8 @@ def _build(folder: Path, progress: dict[str, Any]) -> dict[str, Any]:
         "kind": "index",
         "coder": one_line(str(progress["name"])),
         "stage": one_line(str(progress.get("stage", ""))),
-        "done": int(progress.get("done", 0)),
-        "total": int(progress.get("total", 0)),
+        "done": _whole(progress.get("done")),
+        "total": _whole(progress.get("total")),
         "state": "running" if alive else "failed",
         "message": "" if alive else f"{folder} is unfinished; the saescope index command that began it goes on",
     }
@@ -131,12 +131,16 @@ def _failed(identity: str, coder: str, message: str) -> dict[str, Any]:
     }
 
 
+def _whole(number: Any) -> int:
+    return number if isinstance(number, int) else 0
+
+
 def _is_alive(pid: Any) -> bool:
     if not isinstance(pid, int) or pid <= 0:
         return False
     try:
         os.kill(pid, 0)
-    except ProcessLookupError:
+    except (ProcessLookupError, OverflowError):
         return False
     except OSError:
         # Another user's process, or a system that doesn't say.

@@ -13,6 +13,7 @@ import json
 from http.cookies import CookieError, SimpleCookie
 from urllib.parse import parse_qsl, quote, urlencode, urlsplit
 
+import anyio
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -34,6 +35,8 @@ HEADERS = {
     "permissions-policy": "camera=(), geolocation=(), microphone=(), payment=(), usb=()",
 }
 _TOO_LONG = f"the request's body is longer than {BODY_LIMIT // 1024} KiB; send less"
+# Seconds that a body may take to arrive.
+_BODY_PATIENCE = 30.0
 _SAFE = frozenset({"GET", "HEAD", "OPTIONS"})
 
 
@@ -59,7 +62,12 @@ class Guard:
             await self._without_token(scope, send)
             return
         if scope["method"] not in _SAFE:
-            body = await _body(receive)
+            try:
+                with anyio.fail_after(_BODY_PATIENCE):
+                    body = await _body(receive)
+            except TimeoutError:
+                await _answer(send, 408, "the request's body did not come; send it again")
+                return
             if body is None:
                 await _answer(send, 413, _TOO_LONG)
                 return
@@ -73,12 +81,12 @@ class Guard:
             return 403, "this address is not the server's own; open it as http://127.0.0.1 with its port"
         if scope["method"] not in _SAFE:
             origin = headers.get("origin")
-            if origin is not None and urlsplit(origin).netloc.lower() != hosts[0].lower():
+            if origin is not None and _authority(origin) != hosts[0].lower():
                 return 403, "a page of another origin may not change anything here"
             if headers.get("x-saescope") != "1":
                 return 403, "a request that changes something needs the header X-Saescope: 1"
         length = headers.get("content-length", "0")
-        if not length.isdigit():
+        if not (length.isascii() and length.isdigit()):
             return 400, "Content-Length is not a number"
         if int(length) > BODY_LIMIT:
             return 413, _TOO_LONG
@@ -130,6 +138,14 @@ def _host_name(host: str) -> str:
     """The name in a Host header, without the port; empty for what is none."""
     try:
         return (urlsplit(f"//{host}").hostname or "").lower()
+    except ValueError:
+        return ""
+
+
+def _authority(origin: str) -> str:
+    """Host and port of an Origin header; empty for what has none."""
+    try:
+        return urlsplit(origin).netloc.lower()
     except ValueError:
         return ""
 

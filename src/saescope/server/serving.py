@@ -5,9 +5,11 @@ from __future__ import annotations
 import signal
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from types import FrameType
+from typing import Any
 
 import uvicorn
 
@@ -19,6 +21,10 @@ from saescope.server.workspace import Workspace
 
 # Seconds that open connections have when the server ends.
 _GRACE = 2
+# Seconds that a new connection has until its first request is there.
+_FIRST_WORD = 10.0
+# Connections above which it has none: more than browsers have together, fewer than a process may have files open.
+_CROWD = 512
 
 
 def serve_until_stopped(
@@ -35,6 +41,8 @@ def serve_until_stopped(
         timeout_graceful_shutdown=_GRACE,
         server_header=False,
         proxy_headers=False,
+        # As many times a second asyncio complains in the terminal when there is no file handle left.
+        backlog=128,
     )
     server = _Server(config, served.worker.stop, ready)
     threading.Thread(target=_warm, args=(workspace,), name="saescope-warm", daemon=True).start()
@@ -54,11 +62,26 @@ class _Server(uvicorn.Server):
     def __init__(self, config: uvicorn.Config, ending: Callable[[], None], ready: Callable[[], None]) -> None:
         super().__init__(config)
         self._ending, self._ready = ending, ready
+        self._silent: dict[Any, float] = {}
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
         if self.started:
             self._ready()
+
+    async def on_tick(self, counter: int) -> bool:
+        self._close_silent()
+        return await super().on_tick(counter)
+
+    def _close_silent(self) -> None:
+        """Close connections that have not finished to ask anything: enough of them would leave no file handle for others."""
+        now = time.monotonic()
+        asked_nothing = {one for one in self.server_state.connections if getattr(one, "cycle", None) is None}
+        self._silent = {one: self._silent.get(one, now) for one in asked_nothing}
+        patience = _FIRST_WORD if len(self.server_state.connections) <= _CROWD else 0.0
+        for one, since in self._silent.items():
+            if now - since > patience:
+                one.transport.close()
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         self._ending()

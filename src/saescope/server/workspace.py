@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import re
 import threading
@@ -52,7 +53,7 @@ class ServedCoder:
         self.name = index.manifest.coder.name
         self.fingerprint = index.manifest.coder.fingerprint
         self._labels = AutomaticLabels()
-        self._labels_looked_at = 0.0
+        self._labels_looked_at = -math.inf
         self._labels_lock, self._subject_lock = threading.Lock(), threading.Lock()
         self._meaning_lock = threading.Lock()
         self._meaning: tuple[str, MeaningSearch] | None = None
@@ -62,10 +63,10 @@ class ServedCoder:
     @property
     def labels(self) -> AutomaticLabels:
         """The automatic labels as they are on disk now; a newer file is also put into the search."""
-        now = time.monotonic()
-        if now - self._labels_looked_at < 1.0:
+        if self._looked_at_labels():
             return self._labels
         with self._labels_lock:
+<<<<<<< HEAD
             if now < self._labels_looked_at:
                 # Another request has just looked.
                 return self._labels
@@ -81,7 +82,34 @@ class ServedCoder:
                     found = [(feature, label.text) for feature, label in self._labels.by_feature.items()]
                     self.people.load_automatic(self.fingerprint, self._labels.version, found)
             self._labels_looked_at = time.monotonic()
+=======
+            # Who waited here has what another found: never less than all of it.
+            if not self._looked_at_labels():
+                try:
+                    self._renew_labels()
+                finally:
+                    self._labels_looked_at = time.monotonic()
+>>>>>>> i6-review
         return self._labels
+
+    def _looked_at_labels(self) -> bool:
+        return time.monotonic() - self._labels_looked_at < 1.0
+
+    def _renew_labels(self) -> None:
+        version = labels_version(self.index)
+        if version == self._labels.version:
+            return
+        try:
+            labels = automatic_labels(self.index, version)
+            self.label_problem = ""
+        except FeatureIndexError as error:
+            # The labels that were there go on being shown.
+            self.label_problem = str(error)
+            return
+        found = [(feature, label.text) for feature, label in labels.by_feature.items()]
+        self.people.load_automatic(self.fingerprint, labels.version, found)
+        # Last: what could not be put into the search is tried again.
+        self._labels = labels
 
     @cached_property
     def table(self) -> FeatureTable:
@@ -186,6 +214,14 @@ class _Known(NamedTuple):
     changed: int
 
 
+class _Found(NamedTuple):
+    """What one look at the folder found: coders by id, and by folder what is wrong and how far it is."""
+
+    coders: dict[str, ServedCoder]
+    problems: dict[Path, str]
+    building: dict[Path, dict[str, Any]]
+
+
 class Workspace:
     """The indexes at or below a folder.
 
@@ -242,17 +278,19 @@ class Workspace:
             for path in _walk(self.folder):
                 (manifests if path.name == MANIFEST else records).append(path)
             metrics = self._metrics(records)
-            self.problems, self.building = {}, {}
+            # Other threads go over what is there meanwhile, so it is replaced, not changed.
+            found = _Found(dict(self.coders), {}, {})
             changed = {path.parent: _changed(path) for path in manifests}
             for folder, known in list(self._known.items()):
                 # Gone, or built anew: what is mapped of the old one is another index's.
                 if changed.get(folder) != known.changed:
-                    del self.coders[known.identity], self._known[folder]
+                    del found.coders[known.identity], self._known[folder]
             for folder in changed:
                 if folder not in self._known:
-                    self._add(folder, changed[folder])
-            for coder in self.coders.values():
+                    self._add(folder, changed[folder], found)
+            for coder in found.coders.values():
                 coder.metrics = metrics.get(coder.name)
+            self.coders, self.problems, self.building = found
             self._scanned = time.monotonic()
 
     def _metrics(self, paths: list[Path]) -> dict[str, Any]:
@@ -270,28 +308,35 @@ class Workspace:
                     found[str(record["coder"]["name"])] = record
         return found
 
-    def _add(self, folder: Path, changed: int) -> None:
+    def _add(self, folder: Path, changed: int, found: _Found) -> None:
         manifest = _json(folder / MANIFEST)
         if not isinstance(manifest, dict):
             if (folder / "arrays").is_dir():
-                self.problems[folder] = f"damaged {folder / MANIFEST}: it is not JSON; build the index again"
+                found.problems[folder] = f"damaged {folder / MANIFEST}: it is not JSON; build the index again"
             return
         if manifest.get("kind") != KIND:
             return
         if manifest.get("complete") is not True:
+<<<<<<< HEAD
             progress = _json(folder / PROGRESS)
             self.building[folder] = {
                 "name": str((manifest.get("coder") or {}).get("name", folder.name)),
+=======
+            progress = _json(folder / "progress.json")
+            about = manifest.get("coder")
+            found.building[folder] = {
+                "name": str(about.get("name", folder.name) if isinstance(about, dict) else folder.name),
+>>>>>>> i6-review
                 **(progress if isinstance(progress, dict) else {}),
             }
             return
         try:
             index = FeatureIndex.open(folder)
         except FeatureIndexError as error:
-            self.problems[folder] = str(error)
+            found.problems[folder] = str(error)
             return
-        identity = _unique(slug(index.manifest.coder.name), self.coders)
-        self.coders[identity] = ServedCoder(identity, index, self.people)
+        identity = _unique(slug(index.manifest.coder.name), found.coders)
+        found.coders[identity] = ServedCoder(identity, index, self.people)
         self._known[folder] = _Known(identity, changed)
 
     def close(self) -> None:

@@ -23,9 +23,11 @@ from tests.measured import POINT, tiny_lm
 from transformers import PreTrainedTokenizerFast
 
 from saescope.activations import Store
-from saescope.coders import Codes, SparseCoder
+from saescope.coders import Codes, Slice, SparseCoder, make_architecture
+from saescope.coders.token_norm import TokenNorm
 from saescope.errors import CoderError, FeatureIndexError, OccupiedError, UsageError
 from saescope.features import FeatureIndex, StoreSource, TextSource, build_index
+from saescope.features.index import coder_fingerprint
 from saescope.features.index.assembly import transpose
 from saescope.features.index.statistics import position_bins
 from saescope.text import Corpus
@@ -322,6 +324,23 @@ def test_the_same_command_opens_what_is_finished_and_refuses_what_is_not_its_own
     assert (tmp_path / "notes.txt").read_text() == "mine"
 
 
+def test_coders_that_differ_in_no_tensor_are_told_apart() -> None:
+    def coder(architecture: str, kind: str | None = None, **options: int) -> SparseCoder:
+        slices = [Slice(point=POINT, width=4)]
+        norm = None if kind is None else TokenNorm(kind)
+        return SparseCoder(make_architecture(architecture, 8, options), slices, slices, token_norm=norm)
+
+    made = [
+        coder("topk", k=2),
+        coder("topk", k=3),
+        coder("abstopk", k=2),
+        coder("topk", "layer_norm", k=2),
+        coder("topk", "rms_norm", k=2),
+    ]
+    assert len({coder_fingerprint(one) for one in made}) == len(made)
+    assert coder_fingerprint(made[0]) == coder_fingerprint(coder("topk", k=2))
+
+
 def test_a_finished_index_is_opened_where_nothing_can_be_written(
     coder: SparseCoder, store: Store, index: FeatureIndex, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -424,6 +443,18 @@ def test_a_store_of_other_points_is_refused(store: Store, tmp_path: Path) -> Non
     with pytest.raises(CoderError, match="give the store it was trained on"):
         StoreSource(elsewhere, store)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_coder_of_another_model_is_refused(store: Store, tmp_path: Path) -> None:
+    other = tiny_coder()
+    other.metadata.model = {**store.manifest.request.model, "spec": "another", "weights": "0" * 64}
+    with pytest.raises(CoderError, match=r"trained on another, the store .* is of .*weights are others"):
+        StoreSource(other, store)
+    lm = tiny_lm(store.tokenizer())
+    with pytest.raises(CoderError, match="trained on another, the model given"):
+        TextSource(other, lm, Corpus.open(str(text_folder(tmp_path / "text"))), tokens=100)
+    other.metadata.model = dict(lm.identity())
+    TextSource(other, lm, Corpus.open(str(tmp_path / "text")), tokens=100)
 
 
 def test_only_one_process_builds(coder: SparseCoder, store: Store, tmp_path: Path) -> None:

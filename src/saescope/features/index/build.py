@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import hashlib
+import json
 import os
 import platform
 import shutil
@@ -202,8 +203,12 @@ def _planned(
 
 
 def coder_fingerprint(coder: SparseCoder) -> str:
-    """sha256 over a coder's tensors, by name."""
+    """sha256 over a coder's tensors, by name, and over what else decides its codes: a TopK coder's k is no tensor."""
     digest = hashlib.sha256()
+    settings = coder.architecture.inference_options()
+    if settings or coder.token_norm is not None:
+        norm = None if coder.token_norm is None else coder.token_norm.kind
+        digest.update(json.dumps([coder.architecture.inference, settings, norm], sort_keys=True).encode() + b"\n")
     for name, tensor in sorted(coder.state_dict().items()):
         digest.update(f"{name} {list(tensor.shape)} {tensor.dtype}\n".encode())
         digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)

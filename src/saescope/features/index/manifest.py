@@ -28,7 +28,7 @@ class FileRecord(_Record):
 
 class IndexedCoder(_Record):
     """The coder that was indexed. `path`: its folder, from the index's own where both can be moved together; empty where it
-    came from memory. `fingerprint`: of its weights."""
+    came from memory. `fingerprint`: as `coder_fingerprint` makes it."""
 
     name: str
     path: str

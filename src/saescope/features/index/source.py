@@ -17,7 +17,7 @@ from saescope.activations.documents import StoredDocument
 from saescope.coders import Codes, SparseCoder
 from saescope.errors import FeatureIndexError
 from saescope.features.passages import Passages
-from saescope.features.store_pass import check_store, pieces
+from saescope.features.store_pass import check_store, check_weights, pieces
 from saescope.text import Corpus, SequenceOptions
 
 if TYPE_CHECKING:
@@ -66,7 +66,8 @@ class Source(Protocol):
 
 
 class StoreSource:
-    """The rows of a store, without running the model. CoderError where it lacks what the coder reads."""
+    """The rows of a store, without running the model. CoderError where it lacks what the coder reads, or is of another model
+    than the coder."""
 
     def __init__(self, coder: SparseCoder, store: Store) -> None:
         check_store(coder, store)
@@ -111,7 +112,7 @@ class StoreSource:
 
 class TextSource:
     """About `tokens` tokens of a corpus, run through the model. Which positions count is the coder's own rule, or where it
-    has none one measured on the first batch."""
+    has none one measured on the first batch. CoderError for another model's coder."""
 
     def __init__(
         self,
@@ -128,6 +129,7 @@ class TextSource:
         self._tokens = tokens
         self._excerpt = Excerpt(lm, corpus, self._options, tokens)
         self._rule = KeptRule.from_dict(coder.metadata.kept_rule) if coder.metadata.kept_rule else None
+        check_weights(coder, lm.identity(), "the model given")
         for part in coder.reads:
             if lm.width(part.point) != part.width:
                 raise FeatureIndexError(
