@@ -66,30 +66,12 @@ class ServedCoder:
         if self._looked_at_labels():
             return self._labels
         with self._labels_lock:
-<<<<<<< HEAD
-            if now < self._labels_looked_at:
-                # Another request has just looked.
-                return self._labels
-            version = labels_version(self.index)
-            if version != self._labels.version:
-                try:
-                    self._labels = automatic_labels(self.index, version)
-                    self.label_problem = ""
-                except FeatureIndexError as error:
-                    # The labels that were there go on being shown.
-                    self.label_problem = str(error)
-                else:
-                    found = [(feature, label.text) for feature, label in self._labels.by_feature.items()]
-                    self.people.load_automatic(self.fingerprint, self._labels.version, found)
-            self._labels_looked_at = time.monotonic()
-=======
             # Who waited here has what another found: never less than all of it.
             if not self._looked_at_labels():
                 try:
                     self._renew_labels()
                 finally:
                     self._labels_looked_at = time.monotonic()
->>>>>>> i6-review
         return self._labels
 
     def _looked_at_labels(self) -> bool:
@@ -317,16 +299,10 @@ class Workspace:
         if manifest.get("kind") != KIND:
             return
         if manifest.get("complete") is not True:
-<<<<<<< HEAD
             progress = _json(folder / PROGRESS)
-            self.building[folder] = {
-                "name": str((manifest.get("coder") or {}).get("name", folder.name)),
-=======
-            progress = _json(folder / "progress.json")
             about = manifest.get("coder")
             found.building[folder] = {
                 "name": str(about.get("name", folder.name) if isinstance(about, dict) else folder.name),
->>>>>>> i6-review
                 **(progress if isinstance(progress, dict) else {}),
             }
             return

@@ -511,3 +511,18 @@ def test_weights_forms_and_families_come_with_it(bos_tokenizer: PreTrainedTokeni
 def test_without_the_model_there_are_no_output_tokens_and_it_says_so(index: FeatureIndex) -> None:
     assert index.manifest.skipped == {"output tokens": "the coder's model was not at hand"}
     assert not index.has("lens_top")
+
+
+def test_output_tokens_are_added_when_the_model_comes_later(
+    coder: SparseCoder, store: Store, bos_tokenizer: PreTrainedTokenizerFast, tmp_path: Path
+) -> None:
+    without = build_index(coder, StoreSource(coder, store), tmp_path / "index")
+    codes = (without.path / "arrays" / "feature_values.npy").stat().st_mtime_ns
+    lm = tiny_lm(bos_tokenizer)
+    added = build_index(coder, StoreSource(coder, store), tmp_path / "index", lm=lm)
+    assert added.manifest.skipped == {}
+    added.verify()
+    assert (added.path / "arrays" / "feature_values.npy").stat().st_mtime_ns == codes
+    at_once = build_index(coder, StoreSource(coder, store), tmp_path / "at once", lm=lm)
+    assert arrays_of(added) == arrays_of(at_once)
+    assert (added.path / "features.parquet").read_bytes() == (at_once.path / "features.parquet").read_bytes()

@@ -22,7 +22,7 @@ from saescope.coders import SparseCoder
 from saescope.errors import FeatureIndexError, OccupiedError, UsageError
 from saescope.features.index.arrays import ARRAYS
 from saescope.features.index.assembly import assemble, transpose
-from saescope.features.index.facts import write_families, write_forms, write_weights
+from saescope.features.index.facts import NO_MODEL, OUTPUT_TOKENS, write_families, write_forms, write_weights
 from saescope.features.index.manifest import MANIFEST, IndexedCoder, IndexManifest, recorded
 from saescope.features.index.parts import PARTS, Part, parts_done, positions_of, write_part
 from saescope.features.index.progress import Progress, kept_progress
@@ -57,15 +57,20 @@ def build_index(
 
     An interrupted build goes on behind its last finished part; a finished one of the same coder and text is opened; any other
     folder that holds something is an OccupiedError. `lm`: the coder's model, for output tokens, which the index does without
-    otherwise. `memory`: bytes that the transpose may take beside a part's codes.
-    `progress(stage, done, total)`; the same is kept in `progress.json` while the build lasts.
+    otherwise, and which are added to a finished index that was built without. `memory`: bytes that the transpose may take
+    beside a part's codes. `progress(stage, done, total)`; the same is kept in `progress.json` while the build lasts.
     """
     folder = Path(out)
     manifest = _planned(coder, source, folder, coder_path)
     if memory < 2**20:
         raise UsageError(f"{memory} bytes of memory are too few for an index; give at least 1 MiB")
     if _is_finished(folder, manifest):
-        # Nothing is written, so that an index in a folder that cannot be is opened too.
+        opened = FeatureIndex.open(folder)
+        if lm is None or opened.manifest.skipped.get(OUTPUT_TOKENS) != NO_MODEL:
+            # Nothing is written, so that an index in a folder that cannot be is opened too.
+            return opened
+        with _alone(folder), kept_progress(folder, "index", progress) as tell:
+            _Builder(folder, opened.manifest, coder, source, lm, memory, tell).describe()
         return FeatureIndex.open(folder)
     with _alone(folder):
         if not _is_finished(folder, manifest):
@@ -119,14 +124,21 @@ class _Builder:
         documents = self.source.documents()
         manifest.names = self._timed("sweep", lambda: sweep_features(folder, documents, self._told("sweep")))
         self._timed("co-activation", lambda: find_coactive(folder, manifest.counts.tokens))
+        write_whole(folder / DOCUMENTS, encode_documents(documents))
+        self.describe()
+
+    def describe(self) -> None:
+        """What follows from the codes on disk, the coder's weights and its model; then the index is complete."""
+        manifest, folder = self.manifest, self.folder
+        manifest.skipped = {}
         self._timed("weights", lambda: write_weights(folder, manifest, self.coder, self.lm))
         self._timed("families", lambda: write_families(folder, manifest, self.coder))
         tokenizer = self.source.tokenizer()
         self._timed("forms", lambda: write_forms(folder, manifest, tokenizer))
-        write_whole(folder / DOCUMENTS, encode_documents(documents))
         tokenizer.save_pretrained(str(folder / TOKENIZER))
-        manifest.write(folder)
-        index = FeatureIndex.open(folder, incomplete=True)
+        if not manifest.complete:
+            manifest.write(folder)
+        index = FeatureIndex(folder, manifest)
         self._timed("tables", lambda: write_features(index))
         self._finish()
 

@@ -29,16 +29,17 @@ if TYPE_CHECKING:
 
     from saescope.lm import LanguageModel
 
+OUTPUT_TOKENS, NO_MODEL = "output tokens", "the coder's model was not at hand"
 _LENS = ("lens_top", "lens_top_logits", "lens_bottom", "lens_bottom_logits", "lens_peak")
 _NEAREST = tuple(f"nearest_{which}{suffix}" for which in ("decoder", "encoder") for suffix in ("", "_cosine"))
 
 
 def write_weights(folder: Path, manifest: IndexManifest, coder: SparseCoder, lm: LanguageModel | None) -> None:
     """Write output tokens, neighbours, neurons, norms and the map; what there cannot be is said in `manifest.skipped`."""
-    reason = "the coder's model was not at hand" if lm is None else why_no_lens(coder, lm)
+    reason = NO_MODEL if lm is None else why_no_lens(coder, lm)
     lens = None if lm is None or reason else logit_lens(coder, lm)
     if lens is None:
-        manifest.skipped["output tokens"] = reason or "the model has no lens"
+        manifest.skipped[OUTPUT_TOKENS] = reason or "the model has no lens"
         _forget(folder, *_LENS)
     else:
         values = (lens.top, lens.top_logits, lens.bottom, lens.bottom_logits, lens.peak)
@@ -63,7 +64,7 @@ def write_weights(folder: Path, manifest: IndexManifest, coder: SparseCoder, lm:
 
 def write_forms(folder: Path, manifest: IndexManifest, tokenizer: PreTrainedTokenizerBase) -> None:
     """Write each feature's form, an index into `manifest.names["forms"]`."""
-    has_lens = "output tokens" not in manifest.skipped
+    has_lens = OUTPUT_TOKENS not in manifest.skipped
     given = {
         name: read_array(folder, name)
         for name in (
