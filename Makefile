@@ -17,7 +17,7 @@ demo: install
 	$(BIN)/saescope demo $(DEMO_ARGS)
 
 test: install
-	$(BIN)/python -m pytest -n 2 --dist loadfile --durations 15
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --durations 15
 
 lint: install
 	$(BIN)/ruff check .
