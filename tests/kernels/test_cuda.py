@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
+import warnings
 
 import pytest
 import torch
@@ -16,6 +18,7 @@ from saescope.kernels import (
     IMPLEMENTATIONS,
     AdamStep,
     Encoding,
+    Room,
     Support,
     Trained,
     active,
@@ -104,6 +107,77 @@ def test_where_nothing_is_positive_entries_stay_and_carry_zero() -> None:
     assert ((x @ weight.T + bias)[support.rows, support.indices].relu() == 0).all()
 
 
+def told(count: int) -> Room:
+    """Room as it is after a batch of `count` entries."""
+    room = Room()
+    room.tell(torch.tensor(count))
+    return room
+
+
+@needs_triton
+@pytest.mark.parametrize("chunk", [50 * 4 * 7 / 2**20, 16])
+def test_a_selection_with_room_has_the_same_entries_and_zeros(chunk: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    generator = torch.Generator().manual_seed(3)
+    x, weight = torch.randn(23, 16, generator=generator), torch.randn(50, 16, generator=generator)
+    threshold = torch.rand(50, generator=generator) * 4
+    pre = Encoding(x.to(DEVICE), weight.to(DEVICE), torch.randn(50, generator=generator).to(DEVICE))
+    monkeypatch.setenv("SAESCOPE_CHUNK_MIB", str(chunk))
+    exact, values = reference.select_threshold(pre, threshold.to(DEVICE))
+    room = told(exact.nnz)
+    support, mine = cuda.select_threshold(pre, threshold.to(DEVICE), room=room)
+    assert support.nnz == mine.numel() == room.entries() > exact.nnz
+    kept = mine != 0
+    at = exact.rows, exact.indices, values
+    for one, other in zip((support.rows[kept], support.indices[kept], mine[kept]), at, strict=True):
+        torch.testing.assert_close(one, other)
+    assert support.pointers[-1] == support.nnz
+
+
+@needs_triton
+def test_what_has_no_room_is_left_out_once_and_said() -> None:
+    generator = torch.Generator().manual_seed(4)
+    x, weight = torch.randn(60, 8, generator=generator), torch.randn(90, 8, generator=generator)
+    pre = Encoding(x.to(DEVICE), weight.to(DEVICE), torch.zeros(90, device=DEVICE))
+    nothing = torch.zeros(90, device=DEVICE)
+    exact, values = reference.select_threshold(pre, nothing)
+    room = told(1)
+    place = room.entries()
+    assert 1024 <= place < exact.nnz
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        support, mine = cuda.select_threshold(pre, nothing, room=room)
+        if DEVICE.type == "cuda":
+            torch.cuda.synchronize()
+        room.entries()
+    found = [re.search(r"([\d,]+) active entries and place for ([\d,]+)", str(one.message)).groups() for one in said]
+    ((had, had_place),) = [[int(number.replace(",", "")) for number in pair] for pair in found]
+    assert had == pytest.approx(exact.nnz, rel=0.05)
+    assert had_place == place
+    # A few near their threshold turned out to be below it, and had their place all the same.
+    kept = mine > 0
+    n = int(kept.sum())
+    assert 0.95 * place < n <= place
+    for one, other in ((support.rows, exact.rows), (support.indices, exact.indices), (mine, values)):
+        torch.testing.assert_close(one[kept], other[:n])
+    support, mine = cuda.select_threshold(pre, nothing, room=room)
+    assert (mine > 0).sum() == exact.nnz
+
+
+def test_room_follows_the_counts_and_stays_where_it_fits() -> None:
+    room = Room()
+    assert room.entries() is None
+    room.tell(torch.tensor(100_000))
+    first = room.entries()
+    for count in (100_000, 119_000, 60_000, 100_000):
+        assert first > 1.25 * count
+        room.tell(torch.tensor(count))
+        assert room.entries() == first
+    room.tell(torch.tensor(130_000))
+    assert room.entries() > 1.4 * 130_000
+    room.tell(torch.tensor(20_000))
+    assert 1.25 * 20_000 < room.entries() < 40_000
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_training_selections_never_wait_for_the_device(dtype: torch.dtype) -> None:
     """On tensors without data, whatever would have to look at data fails."""
@@ -169,6 +243,12 @@ for width, dtype in ((2304, torch.float32), (2304, torch.bfloat16), (577, torch.
     if dtype == torch.float32:
         for kernel in (kernels.row_square_norms, kernels.update_row):
             ptx_of(kernel, row_update._tiling(table) | {"ON_SPHERE": True}, SCALARS, "*fp32")
+
+PLACES = {"counts": "*i64", "starts": "*i64", "indices": "*i64", "n_latents": "i32", "place": "i32"}
+for dtype in (torch.bfloat16, torch.float32):
+    for kernel in (kernels.count_positive, kernels.place_positive):
+        tiling = {"BLOCK": cuda._WIDEST, "num_warps": 4, "enable_fp_fusion": True}
+        ptx_of(kernel, tiling, PLACES, NAMES[dtype])
 """
 
 

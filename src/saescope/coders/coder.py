@@ -13,7 +13,7 @@ from saescope.coders.codes import Codes
 from saescope.coders.metadata import CoderMetadata, Slice
 from saescope.coders.token_norm import TokenNorm
 from saescope.errors import CoderError
-from saescope.kernels import Encoding, Support, active, decode_from, preactivations_on
+from saescope.kernels import Encoding, Room, Support, active, decode_from, preactivations_on
 
 # Picks latents by their pre-activations.
 Choose = Callable[[Encoding], Support]
@@ -64,6 +64,7 @@ class SparseCoder(nn.Module):
                 "set apply_b_dec_to_input=False"
             )
         self.token_norm = token_norm
+        self._room = Room()
         self.metadata = CoderMetadata(trained_as=architecture.name, options=architecture.describe())
 
         def zeros(*shape: int) -> nn.Parameter:
@@ -151,11 +152,13 @@ class SparseCoder(nn.Module):
         return Codes(support, self.preactivations_on(support, x, centred=pre.x).relu())
 
     def above(self, x: Float[Tensor, "tokens d_in"], threshold: Float[Tensor, "d_sae"]) -> Codes:
-        """Pre-activations, differentiable, that are above `threshold` and above zero."""
+        """Pre-activations, differentiable, that are above `threshold` and above zero. In training on a GPU also entries of
+        value zero and without gradient; see `Room`."""
+        room = self._room if self.training and torch.is_grad_enabled() else None
         with torch.no_grad():
             pre = self.encoding(x)
-            support, known = active(self.device).select_threshold(pre, threshold.to(x.dtype))
-        return Codes(support, self.preactivations_on(support, x, known=known, centred=pre.x))
+            support, known = active(self.device).select_threshold(pre, threshold.to(x.dtype), room=room)
+        return Codes(support, self.preactivations_on(support, x, known=known, centred=pre.x).relu())
 
     def encode(self, x: Float[Tensor, "tokens d_in"]) -> Codes:
         """Codes of raw activations. Raises `CoderError` on a wrong width."""

@@ -5,6 +5,7 @@ from saescope.kernels.chunks import token_chunks
 from saescope.kernels.dispatch import IMPLEMENTATIONS, VARIABLE, active, using
 from saescope.kernels.operands import AdamStep, Decoding, Encoding, Reconstruction, Trained
 from saescope.kernels.operations import Kernels
+from saescope.kernels.room import Room
 from saescope.kernels.support import Support
 
 __all__ = [
@@ -15,6 +16,7 @@ __all__ = [
     "Encoding",
     "Kernels",
     "Reconstruction",
+    "Room",
     "Support",
     "Trained",
     "active",

@@ -21,6 +21,7 @@ from torch import Tensor
 from saescope.kernels import compiled, recycling, sparse
 from saescope.kernels.chunks import token_chunks
 from saescope.kernels.operands import AdamStep, Decoding, Encoding, Reconstruction, Trained
+from saescope.kernels.room import Room
 from saescope.kernels.rounding import factors, with_room_for_rounding
 from saescope.kernels.sparse import decode, latent_sum
 from saescope.kernels.support import Support
@@ -159,7 +160,9 @@ def select_topk(pre: Encoding, k: int, *, dtype: torch.dtype | None = None) -> S
     return Support(torch.from_numpy(pointers), torch.from_numpy(chosen.astype(np.int64)), pre.n_latents)
 
 
-def select_threshold(pre: Encoding, threshold: Float[Tensor, "latents"]) -> tuple[Support, Float[Tensor, "nnz"]]:
+def select_threshold(
+    pre: Encoding, threshold: Float[Tensor, "latents"], *, room: Room | None = None
+) -> tuple[Support, Float[Tensor, "nnz"]]:
     """See `sparse.select_threshold`, of which this is the same with the search in cache."""
     if pre.n_tokens == 0:
         return pre.nothing(), pre.x.new_zeros(0)

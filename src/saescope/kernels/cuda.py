@@ -1,7 +1,7 @@
 """The hot operations for NVIDIA GPUs: Triton kernels for the sparse products, torch (cuBLAS) for the dense one.
 
-No operation adds by atomics, so same inputs give same bits, and nothing but `select_threshold` makes the host wait for the
-device. Sums are taken in float32, in float64 for float64 inputs.
+No operation adds by atomics, so same inputs give same bits, and nothing but `select_threshold` without a `room` makes the host
+wait for the device. Sums are taken in float32, in float64 for float64 inputs.
 
 Rooflines follow from these counts, with T rows (tokens), F latents, d inputs, n = nnz and e bytes per number:
 
@@ -31,7 +31,10 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from saescope.kernels import row_update, sparse
+from saescope.kernels.chunks import token_chunks
 from saescope.kernels.operands import AdamStep, Decoding, Encoding, Reconstruction, Trained
+from saescope.kernels.room import Room
+from saescope.kernels.rounding import with_room_for_rounding
 from saescope.kernels.support import Support
 
 name = "cuda"
@@ -192,12 +195,50 @@ def select_topk(pre: Encoding, k: int, *, dtype: torch.dtype | None = None) -> S
     return Support(pointers, indices.sort(dim=1).values.flatten(), pre.n_latents)
 
 
-def select_threshold(pre: Encoding, threshold: Float[Tensor, "latents"]) -> tuple[Support, Float[Tensor, "nnz"]]:
+def select_threshold(
+    pre: Encoding, threshold: Float[Tensor, "latents"], *, room: Room | None = None
+) -> tuple[Support, Float[Tensor, "nnz"]]:
     """See `reference.select_threshold`, and `sparse.select_threshold` for how.
 
-    How many entries there are only the device knows: the host waits once per chunk of tokens and once at the end.
+    How many entries there are only the device knows. Without `room` the host waits for that, once per chunk of tokens and once
+    at the end. With it, there are as many entries as it has place for: what fills up is in the last token's row, anywhere,
+    and what does not fit is left out.
     """
-    return sparse.select_threshold(pre, threshold, product=sampled_product)
+    if room is None or pre.n_tokens == 0:
+        return sparse.select_threshold(pre, threshold, product=sampled_product)
+    place = room.entries()
+    if place is None:
+        support, values = sparse.select_threshold(pre, threshold, product=sampled_product)
+        room.tell(torch.tensor(support.nnz))
+        return support, values
+    threshold = threshold.clamp(min=0)
+    left, right = with_room_for_rounding(pre, threshold, sparse.rough_dtype(pre))
+    # Spread over the latents, as no sum over one latent should be of all that fills up.
+    indices = torch.arange(place, device=pre.device) % pre.n_latents
+    pointers = torch.zeros(pre.n_tokens + 1, dtype=torch.int64, device=pre.device)
+    chunks = token_chunks(pre.n_tokens, pre.n_latents, left.dtype, pre.device)
+    for start in chunks:
+        dense = left[start : start + chunks.step] @ right.T
+        _collect(dense, pointers[start : start + dense.shape[0] + 1], indices)
+    found = pointers[-1].clone()
+    pointers.clamp_(max=place)[-1] = place
+    near = Support(pointers, indices, pre.n_latents)
+    exact = sampled_product(near, pre.x, pre.weight) + pre.bias[indices]
+    chosen = (exact > threshold[indices]) & (torch.arange(place, device=pre.device) < found)
+    room.tell(found)
+    return near, torch.where(chosen, exact, 0)
+
+
+def _collect(
+    dense: Float[Tensor, "chunk latents"], pointers: Int[Tensor, "chunk_plus_one"], indices: Int[Tensor, "place"]
+) -> None:
+    """Write the latents above zero of each token behind those of the token before, as far as `indices` goes. The first of
+    `pointers` says where to begin; the others are set."""
+    kernels, (n_tokens, n_latents) = _kernels(), dense.shape
+    with torch.cuda.device_of(dense):
+        kernels.count_positive[(n_tokens,)](dense, pointers[1:], n_latents, BLOCK=_WIDEST)
+        pointers.cumsum_(0)
+        kernels.place_positive[(n_tokens,)](dense, pointers, indices, n_latents, indices.numel(), BLOCK=_WIDEST)
 
 
 def tangent(

@@ -9,6 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from saescope.kernels.operands import AdamStep, Decoding, Encoding, Reconstruction, Trained
+from saescope.kernels.room import Room
 from saescope.kernels.support import Support
 
 
@@ -46,9 +47,11 @@ class Kernels(Protocol):
         """The `k` largest positive pre-activations of each token."""
 
     def select_threshold(
-        self, pre: Encoding, threshold: Float[Tensor, "latents"]
+        self, pre: Encoding, threshold: Float[Tensor, "latents"], *, room: Room | None = None
     ) -> tuple[Support, Float[Tensor, "nnz"]]:
-        """Every pre-activation above its latent's threshold and above zero, and its value."""
+        """Every pre-activation above its latent's threshold and above zero, and its value. With `room`, an implementation may
+        return so many entries that the host need not wait to learn how many there are: those that fill up have value zero.
+        """
 
     def tangent(
         self, weight: Float[Tensor, "rows d"], grad: Float[Tensor, "rows d"], unit_rows: bool

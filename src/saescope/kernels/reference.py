@@ -11,6 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from saescope.kernels.operands import AdamStep, Decoding, Encoding, Reconstruction, Trained
+from saescope.kernels.room import Room
 from saescope.kernels.support import Support
 
 name = "reference"
@@ -85,8 +86,10 @@ def select_topk(pre: Encoding, k: int, *, dtype: torch.dtype | None = None) -> S
     return _from_mask(chosen & (dense > 0))
 
 
-def select_threshold(pre: Encoding, threshold: Float[Tensor, "latents"]) -> tuple[Support, Float[Tensor, "nnz"]]:
-    """Every pre-activation above its latent's threshold and above zero, and its value."""
+def select_threshold(
+    pre: Encoding, threshold: Float[Tensor, "latents"], *, room: Room | None = None
+) -> tuple[Support, Float[Tensor, "nnz"]]:
+    """Every pre-activation above its latent's threshold and above zero, and its value. `room` is of no concern here."""
     dense = _dense(pre)
     support = _from_mask(dense > threshold.clamp(min=0))
     return support, dense[support.rows, support.indices]

@@ -22,6 +22,7 @@ from torch import Tensor
 
 from saescope.kernels.chunks import token_chunks
 from saescope.kernels.operands import AdamStep, Decoding, Encoding, Reconstruction, Trained
+from saescope.kernels.room import Room
 from saescope.kernels.rounding import with_room_for_rounding
 from saescope.kernels.support import Support
 from saescope.lm import has_native_bf16
@@ -192,7 +193,7 @@ def select_topk(pre: Encoding, k: int, *, dtype: torch.dtype | None = None) -> S
 
 
 def select_threshold(
-    pre: Encoding, threshold: Float[Tensor, "latents"], *, product: Product | None = None
+    pre: Encoding, threshold: Float[Tensor, "latents"], *, room: Room | None = None, product: Product | None = None
 ) -> tuple[Support, Float[Tensor, "nnz"]]:
     """See `reference.select_threshold`. `product`: another implementation's `sampled_product`.
 

@@ -166,3 +166,29 @@ def update_row(
     tl.store(m + where, mean, mask=in_row)
     tl.store(v + where, square, mask=in_row)
     tl.store(weight + where, w, mask=in_row)
+
+
+@triton.jit(do_not_specialize=("n_latents",))
+def count_positive(dense, counts, n_latents, BLOCK: tl.constexpr):
+    """counts[row] = how many of the row's numbers are above zero. Grid: (rows,)."""
+    row = tl.program_id(0).to(tl.int64)
+    total = tl.zeros([BLOCK], dtype=tl.int32)
+    for first in range(0, n_latents, BLOCK):
+        columns = first + tl.arange(0, BLOCK)
+        value = tl.load(dense + row * n_latents + columns, mask=columns < n_latents, other=0.0).to(tl.float32)
+        total += (value > 0).to(tl.int32)
+    tl.store(counts + row, tl.sum(total, axis=0).to(tl.int64))
+
+
+@triton.jit(do_not_specialize=("n_latents", "place"))
+def place_positive(dense, starts, indices, n_latents, place, BLOCK: tl.constexpr):
+    """indices[starts[row]:] = the columns of the row's numbers above zero, none of them at `place` or after. Grid: (rows,)."""
+    row = tl.program_id(0).to(tl.int64)
+    slot = tl.load(starts + row)
+    for first in range(0, n_latents, BLOCK):
+        columns = first + tl.arange(0, BLOCK)
+        value = tl.load(dense + row * n_latents + columns, mask=columns < n_latents, other=0.0).to(tl.float32)
+        positive = (value > 0).to(tl.int32)
+        slots = slot + tl.cumsum(positive, axis=0) - positive
+        tl.store(indices + slots, columns.to(tl.int64), mask=(positive > 0) & (slots < place))
+        slot += tl.sum(positive, axis=0)

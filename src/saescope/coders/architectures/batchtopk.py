@@ -16,7 +16,6 @@ from pydantic import Field
 from torch import Tensor
 
 from saescope.coders.architecture import Architecture, Options, TrainingPass, register
-from saescope.coders.architectures.jumprelu import encode_above
 from saescope.coders.calibration import margin_for_l0
 from saescope.coders.coder import SparseCoder
 from saescope.coders.codes import Codes
@@ -51,7 +50,7 @@ class BatchTopK(Architecture):
         return value.to(coder.dtype).expand(self.d_sae)
 
     def encode(self, coder: SparseCoder, x: Float[Tensor, "tokens d_in"]) -> Codes:
-        return encode_above(coder, x, self.threshold(coder))
+        return coder.above(x, self.threshold(coder))
 
     def choose(self, coder: SparseCoder, x: Float[Tensor, "tokens d_in"], selection: torch.dtype) -> Codes:
         """The batch's k·T strongest latents, values carrying gradient."""

@@ -61,7 +61,8 @@ class Gated(SteeredArchitecture):
         support, gates = opened.support, opened.values
         gain = per_latent(support, coder.extra("r_mag").exp())
         magnitudes = (gates - per_latent(support, coder.b_enc)) * gain + per_latent(support, coder.extra("b_mag"))
-        return Codes(support, magnitudes.relu()), opened
+        # A gate of zero belongs to an entry that only fills up.
+        return Codes(support, magnitudes.relu() * (gates > 0)), opened
 
     def encode(self, coder: SparseCoder, x: Float[Tensor, "tokens d_in"]) -> Codes:
         return self.gate(coder, x)[0].without_zeros()

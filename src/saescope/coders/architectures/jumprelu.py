@@ -47,12 +47,6 @@ class JumpReLUOptions(SteeredOptions):
     bandwidth: float = Field(default=1.0, gt=0, description="ε, in units of normalised pre-activations")
 
 
-def encode_above(coder: SparseCoder, x: Float[Tensor, "tokens d_in"], threshold: Float[Tensor, "d_sae"]) -> Codes:
-    """Codes of every latent whose pre-activation is above `threshold` and above zero."""
-    pre = coder.above(x, threshold)
-    return Codes(pre.support, pre.values.relu())
-
-
 @register
 class JumpReLU(SteeredArchitecture):
     name = "jumprelu"
@@ -77,7 +71,7 @@ class JumpReLU(SteeredArchitecture):
         self.set_price(coder, max(1e-3, float(threshold.mean()) ** 2))
 
     def encode(self, coder: SparseCoder, x: Float[Tensor, "tokens d_in"]) -> Codes:
-        return encode_above(coder, x, coder.extra("threshold").detach())
+        return coder.above(x, coder.extra("threshold").detach())
 
     def training_pass(
         self,
@@ -137,7 +131,7 @@ class _Jump(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         pre, theta = ctx.saved_tensors
-        window = ((pre - theta).abs() < ctx.width / 2).to(pre.dtype)
+        window = _window(pre, theta, ctx.width)
         return grads[0] * (pre > theta.clamp(min=0)), -grads[0] * window * theta / ctx.width, None
 
 
@@ -151,5 +145,10 @@ class _Step(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         pre, theta = ctx.saved_tensors
-        window = ((pre - theta).abs() < ctx.width / 2).to(pre.dtype)
+        window = _window(pre, theta, ctx.width)
         return None, -grads[0] * window / ctx.width, None
+
+
+def _window(pre: Float[Tensor, "nnz"], theta: Float[Tensor, "nnz"], width: float) -> Float[Tensor, "nnz"]:
+    """1 within half a width of the threshold and above zero, else 0."""
+    return (((pre - theta).abs() < width / 2) & (pre > 0)).to(pre.dtype)

@@ -18,7 +18,6 @@ from pydantic import Field
 from torch import Tensor
 
 from saescope.coders.architecture import TrainingPass, register
-from saescope.coders.architectures.jumprelu import encode_above
 from saescope.coders.calibration import Counts, margin_for_l0
 from saescope.coders.coder import SparseCoder
 from saescope.coders.codes import Codes
@@ -48,7 +47,7 @@ class Standard(SteeredArchitecture):
             shift_bias(coder, [x], self.wanted_l0)
 
     def encode(self, coder: SparseCoder, x: Float[Tensor, "tokens d_in"]) -> Codes:
-        return encode_above(coder, x, torch.zeros_like(coder.b_enc))
+        return coder.above(x, torch.zeros_like(coder.b_enc))
 
     def training_pass(
         self,
@@ -64,7 +63,7 @@ class Standard(SteeredArchitecture):
         """Σ f^p / (tokens · d_out)."""
         size = codes.values
         if self.options.p < 1:
-            size = (size + _SOFT) ** coder.extra("power").to(size.dtype)
+            size = (size + _SOFT) ** coder.extra("power").to(size.dtype) * (size > 0)
         return size.sum() / (max(1, codes.n_tokens) * coder.d_out)
 
     @torch.no_grad()
