@@ -5,6 +5,7 @@
     python benchmarks/quality.py ours STORE DATA CELLS --arch topk,batchtopk --seeds 0,1,2 --passes 0.125,0.25,0.5,1
     python benchmarks/quality.py ce CELLS [--tokens 16384]
     python benchmarks/quality.py table CELLS [--record benchmarks/results/quality.jsonl]
+    python benchmarks/quality.py seeds benchmarks/results/quality.jsonl
 
 PEER_PYTHON is the interpreter of an environment of its own, whose pins must not meet saescope's:
 
@@ -12,7 +13,7 @@ PEER_PYTHON is the interpreter of an environment of its own, whose pins must not
     pip install --no-deps dictionary-learning==0.1.0 eai-sparsify==1.3.3
 
 CELLS is a folder of results, a folder a cell; commands go on where they were stopped. See `quality_export`,
-`quality_queue`, `quality_ours`, `quality_ce`, `quality_tables`, and `peers/` for how each library is driven.
+`quality_queue`, `quality_ours`, `quality_ce`, `quality_tables`, `quality_seeds`, and `peers/` for how each library is driven.
 """
 
 from __future__ import annotations
@@ -72,6 +73,10 @@ def main() -> None:
     table.add_argument("--record", type=Path, help="also write one JSON line a cell there")
     table.set_defaults(run=_table)
 
+    seeds = commands.add_parser("seeds", help="Markdown table of what was recorded with three seeds or more")
+    seeds.add_argument("record", type=Path)
+    seeds.set_defaults(run=_seeds)
+
     given = parser.parse_args()
     given.run(given)
 
@@ -117,6 +122,12 @@ def _table(given: argparse.Namespace) -> None:
     print(table(given.cells))
     if given.record:
         write_record(given.cells, given.record)
+
+
+def _seeds(given: argparse.Namespace) -> None:
+    from quality_seeds import table
+
+    print(table(given.record))
 
 
 def _words(text: str) -> list[str]:

@@ -6,6 +6,7 @@ Cells that depend on others' results (the best learning rate, the coefficient th
 from __future__ import annotations
 
 import json
+import math
 import os
 import subprocess
 import time
@@ -31,6 +32,7 @@ FIRST_COEFFICIENT = {
     ("dictionary_learning", "standard"): 0.03,
 }
 PILOT_PASSES = 0.25
+MOST_PILOTS, NEAR_ENOUGH, LARGEST_STEP = 7, 0.05, math.log(4)
 TIMEOUT = 3600
 
 
@@ -126,14 +128,33 @@ def _best(cells: Path, candidates: list[Cell]) -> Cell:
 
 
 def _at_l0(cells: Path, cell: Cell) -> Iterator[Cell]:
-    """The cell at a coefficient that short runs say gives about the L0: L0 falls about as a power of the coefficient."""
+    """The cell at the coefficient whose short run comes nearest to the L0, after the short runs that look for it."""
     if (cell.library, cell.arch) not in FIRST_COEFFICIENT:
         yield cell
         return
-    first = replace(cell, passes=PILOT_PASSES, coefficient=FIRST_COEFFICIENT[cell.library, cell.arch])
-    yield first
-    if (found := result(cells, first)) is None:
-        return
-    assert first.coefficient is not None
-    ratio = min(8.0, max(1 / 8, found.l0 / cell.l0))
-    yield replace(cell, coefficient=float(f"{first.coefficient * ratio:.3g}"))
+    tried: dict[float, float] = {}
+    coefficient = FIRST_COEFFICIENT[cell.library, cell.arch]
+    while coefficient not in tried and len(tried) < MOST_PILOTS:
+        pilot = replace(cell, passes=PILOT_PASSES, coefficient=coefficient)
+        yield pilot
+        if (found := result(cells, pilot)) is None:
+            return
+        # How many times too large L0 is, as a logarithm; a run in which nothing fires is only known to be too sparse.
+        tried[coefficient] = math.log(max(found.l0, 0.1) / cell.l0)
+        coefficient = float(f"{next_coefficient(tried):.3g}")
+    yield replace(cell, coefficient=min(tried, key=lambda one: abs(tried[one])))
+
+
+def next_coefficient(tried: dict[float, float]) -> float:
+    """Where L0 should be as wanted: between the nearest coefficients on both sides by the logarithms, L0 being about a power
+    of it; the best one again where it is near enough."""
+    best = min(tried, key=lambda one: abs(tried[one]))
+    if abs(tried[best]) < NEAR_ENOUGH:
+        return best
+    dense = max((one for one in tried if tried[one] > 0), default=None)
+    sparse = min((one for one in tried if tried[one] <= 0), default=None)
+    if dense is None or sparse is None:
+        return best * math.exp(min(LARGEST_STEP, max(-LARGEST_STEP, tried[best])))
+    # Not close to an end: a curve that bends would creep.
+    share = min(0.85, max(0.15, tried[dense] / (tried[dense] - tried[sparse])))
+    return math.exp(math.log(dense) + share * math.log(sparse / dense))
