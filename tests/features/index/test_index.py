@@ -274,6 +274,39 @@ def test_an_interrupted_build_goes_on_and_ends_the_same(
     assert not (tmp_path / "index" / "progress.json").exists()
 
 
+def test_the_source_of_an_interrupted_build_can_be_given_again(
+    coder: SparseCoder, bos_tokenizer: PreTrainedTokenizerFast, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("saescope.features.index.source._UNIT_POSITIONS", 200)
+    # Batches, and so units, of two sequences.
+    monkeypatch.setattr("saescope.features.index.source.BATCH_TOKENS", 64)
+    corpus = Corpus.open(str(text_folder(tmp_path / "text")))
+
+    def source() -> TextSource:
+        return TextSource(coder, tiny_lm(bos_tokenizer), corpus, tokens=2400, options=OPTIONS)
+
+    def stop(stage: str, done: int, total: int) -> None:
+        if stage == "encode" and done > total // 2:
+            raise KeyboardInterrupt
+
+    begun = source()
+    with pytest.raises(KeyboardInterrupt):
+        build_index(coder, begun, tmp_path / "again", progress=stop)
+    again = build_index(coder, begun, tmp_path / "again")
+    at_once = build_index(coder, source(), tmp_path / "at once")
+    assert arrays_of(again) == arrays_of(at_once)
+    assert again.documents == at_once.documents
+
+
+def test_a_document_that_is_in_no_table_is_refused(
+    coder: SparseCoder, store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = StoreSource(coder, store)
+    monkeypatch.setattr(source, "documents", lambda: store.documents[:3])
+    with pytest.raises(FeatureIndexError, match="its text has 3; remove"):
+        build_index(coder, source, tmp_path / "index")
+
+
 def test_a_killed_build_goes_on_and_ends_the_same(
     index: FeatureIndex, store: Store, bos_tokenizer: PreTrainedTokenizerFast, tmp_path: Path
 ) -> None:

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from saescope.activations.documents import StoredDocument
+from saescope.errors import FeatureIndexError
 from saescope.features.index.arrays import read_array, write_array
 from saescope.features.index.loops import NONE, choose_examples, coactive_range, sweep
 from saescope.kernels.threads import in_ranges
@@ -47,6 +48,11 @@ def sweep_features(
     sequence, document = read_array(folder, "sequence"), read_array(folder, "document")
     sequence_offsets = np.asarray(read_array(folder, "sequence_offsets"))
     tokens = read_array(folder, "tokens")
+    if len(document) and int(document.max()) >= len(documents):
+        raise FeatureIndexError(
+            f"the index names document {int(document.max())}, its text has {len(documents)}; "
+            f"remove {folder} and build it again"
+        )
     d_sae = len(offsets) - 1
     context = int(np.diff(sequence_offsets).max())
     first_of_bin, bin_names = position_bins(context)
