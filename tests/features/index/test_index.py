@@ -490,6 +490,20 @@ def test_a_coder_of_another_model_is_refused(store: Store, tmp_path: Path) -> No
     TextSource(other, lm, Corpus.open(str(tmp_path / "text")), tokens=100)
 
 
+def test_output_tokens_of_another_model_are_refused(
+    store: Store, bos_tokenizer: PreTrainedTokenizerFast, tmp_path: Path
+) -> None:
+    lm, other = tiny_lm(bos_tokenizer), tiny_lm(bos_tokenizer, name="other", seed=5)
+    silent = tiny_coder()
+    with pytest.raises(FeatureIndexError, match=r"index is of .*, the model given is other, whose weights are others"):
+        build_index(silent, StoreSource(silent, store), tmp_path / "index", lm=other)
+    assert not (tmp_path / "index").exists()
+    source = StoreSource(silent, store)
+    silent.metadata.model = {**lm.identity(), "weights": "0" * 64}
+    with pytest.raises(CoderError, match="the model given is of tiny"):
+        build_index(silent, source, tmp_path / "index", lm=lm)
+
+
 def test_only_one_process_builds(coder: SparseCoder, store: Store, tmp_path: Path) -> None:
     import filelock
 

@@ -30,6 +30,7 @@ from saescope.features.index.reader import TOKENIZER, FeatureIndex
 from saescope.features.index.source import Source
 from saescope.features.index.statistics import find_coactive, sweep_features
 from saescope.features.index.tables import FEATURES, write_features
+from saescope.features.store_pass import check_weights
 from saescope.whole_files import write_whole
 
 if TYPE_CHECKING:
@@ -57,11 +58,15 @@ def build_index(
 
     An interrupted build goes on behind its last finished part; a finished one of the same coder and text is opened; any other
     folder that holds something is an OccupiedError. `lm`: the coder's model, for output tokens, which the index does without
-    otherwise, and which are added to a finished index that was built without. `memory`: bytes that the transpose may take
-    beside a part's codes. `progress(stage, done, total)`; the same is kept in `progress.json` while the build lasts.
+    otherwise, and which are added to a finished index that was built without; one of other weights is refused. `memory`:
+    bytes that the transpose may take beside a part's codes. `progress(stage, done, total)`; the same is kept in
+    `progress.json` while the build lasts.
     """
     folder = Path(out)
     manifest = _planned(coder, source, folder, coder_path)
+    if lm is not None:
+        manifest.check_model(lm.identity())
+        check_weights(coder, lm.identity(), "the model given")
     if memory < 2**20:
         raise UsageError(f"{memory} bytes of memory are too few for an index; give at least 1 MiB")
     if _is_finished(folder, manifest):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Self
 
@@ -103,6 +104,14 @@ class IndexManifest(_Record):
     def request(self) -> dict[str, Any]:
         """What was asked for: two builds into one folder are the same when these are equal."""
         return {"coder": self.coder.fingerprint, "source": self.source, "options": self.options}
+
+    def check_model(self, model: Mapping[str, Any]) -> None:
+        """FeatureIndexError where `model`, a `LanguageModel.identity()`, has other weights than the indexed one's."""
+        if None not in (self.model.get("weights"), model.get("weights")) and self.model["weights"] != model["weights"]:
+            raise FeatureIndexError(
+                f"the index is of {self.model.get('spec') or self.model.get('name')}, the model given is "
+                f"{model.get('spec') or model.get('name')}, whose weights are others; give its own model"
+            )
 
     def fingerprint(self) -> str:
         return hashlib.sha256(json.dumps(self.request(), sort_keys=True).encode()).hexdigest()[:16]
