@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tests.features.labels.planted import FEATURE, NUMBER, PlantedIndex, planted_index
+from tests.features.labels.planted import FEATURE, NUMBER, BytesIndex, PlantedIndex, planted_index
 
 from saescope.errors import FeatureIndexError
 from saescope.features.labels import Label, LabelTable, contrastive_labels
@@ -72,6 +72,14 @@ def test_output_tokens_and_titles_are_searched(index: PlantedIndex) -> None:
     more = PlantedIndex({**index.arrays, "lens_top": tops, "top_documents": documents}, index.documents, index.d_sae)
     before = dict(MeaningSearch.build(index).query("alaska", 99)).get(FEATURE["line"], 0.0)
     assert dict(MeaningSearch.build(more).query("alaska", 99))[FEATURE["line"]] > before
+
+
+def test_output_tokens_are_not_read_behind_a_part_of_a_character(index: PlantedIndex) -> None:
+    tops = np.full((index.d_sae, 3), NUMBER[" the"], np.int32)
+    tops[FEATURE["line"]] = NUMBER[" Alaska"]
+    arrays = {**index.arrays, "lens_top": tops}
+    whole, broken = (kind(arrays, index.documents, index.d_sae) for kind in (PlantedIndex, BytesIndex))
+    assert MeaningSearch.build(broken).query("alaska", 99) == MeaningSearch.build(whole).query("alaska", 99)
 
 
 @pytest.mark.parametrize("query", ["", "   ", "?!", "zzzz", "\x00\u202e", "<script>", "😀", "a" * 100_000])

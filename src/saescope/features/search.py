@@ -25,7 +25,7 @@ from scipy.sparse import coo_matrix, csr_matrix
 from saescope.errors import FeatureIndexError, SaescopeError
 from saescope.features.labels import LabelTable
 from saescope.features.labels.source import LabelSource
-from saescope.features.labels.words import SLOT, Words, words_of
+from saescope.features.labels.words import SLOT, Words, reader, words_of
 from saescope.whole_files import write_whole
 
 SEARCH = "search"
@@ -286,10 +286,9 @@ def _evidence(index: LabelSource, words: Words, terms: _Terms) -> dict[str, csr_
     }
     if index.has("lens_top"):
         tops = np.asarray(index.arrays["lens_top"])
-        anchor = int(np.asarray(index.arrays["tokens"])[0])
+        read = reader(index, words.anchor)
         of_token = {
-            int(token): terms.number.get("".join(index.pieces([anchor, int(token)])[1:]).strip().casefold(), -1)
-            for token in np.unique(tops)
+            int(token): terms.number.get(read([int(token)]).strip().casefold(), -1) for token in np.unique(tops)
         }
         numbers = np.array([[of_token[int(token)] for token in row] for row in tops])
         found["outputs"] = _counted(np.repeat(np.arange(len(tops)), tops.shape[1]), numbers.ravel(), index, terms)

@@ -101,6 +101,16 @@ class PlantedIndex:
         )
 
 
+class BytesIndex(PlantedIndex):
+    """One whose first token and commonest one are the first byte of a character: what is read behind them is broken."""
+
+    def pieces(self, tokens: Sequence[int]) -> list[str]:
+        found = super().pieces(tokens)
+        if tokens[0] not in (int(self.arrays["tokens"][0]), int(np.bincount(self.arrays["tokens"]).argmax())):
+            return found
+        return ["\ufffd"] if len(tokens) == 1 else ["", "\ufffd" + found[1], *found[2:]]
+
+
 def planted_index(n_sequences: int = 240, length: int = 128, seed: int = 0) -> PlantedIndex:
     """Two sequences a document. Plain words with the planted phrases strewn in; every fourth document is about the sea,
     every fourth about the law."""

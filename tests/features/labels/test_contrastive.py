@@ -7,10 +7,12 @@ import pytest
 from tests.features.labels.planted import (
     DEAD_FEATURE,
     FEATURE,
+    NUMBER,
     PLANTED,
     RANDOM_FEATURE,
     RARE_FEATURE,
     VOCABULARY,
+    BytesIndex,
     PlantedIndex,
     planted_index,
 )
@@ -81,6 +83,14 @@ def test_label_of_noise_is_found_out(table: LabelTable) -> None:
     assert 0.4 < label.score < 0.6
     assert label.interval[0] < 0.55
     assert label.parts["fit"] > label.score
+
+
+def test_text_is_not_read_behind_a_part_of_a_character(table: LabelTable, index: PlantedIndex) -> None:
+    tops = np.full((index.d_sae, 5), NUMBER[" Alaska"], np.int32)
+    broken = BytesIndex({**index.arrays, "lens_top": tops}, index.documents, index.d_sae)
+    labels = contrastive_labels(broken).labels
+    assert [label.text for label in labels] == [label.text for label in table.labels]
+    assert labels[0].parts["outputs"] == [" Alaska"] * 5
 
 
 def test_rare_feature_has_a_label_and_no_score(table: LabelTable) -> None:

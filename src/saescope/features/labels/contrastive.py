@@ -16,7 +16,7 @@ from saescope.features.labels.source import LabelSource, live_features
 from saescope.features.labels.table import CONTRASTIVE, Label, LabelTable, finite, new_version
 from saescope.features.labels.windows import DRAWN, LEAST_HELD_OUT, NONE, Text, Windows, draw
 from saescope.features.labels.wording import continuing, parts_of, peaks_of, text_of, with_peaks
-from saescope.features.labels.words import Words, words_of
+from saescope.features.labels.words import Words, reader, words_of
 
 Progress = Callable[[str, int, int], None]
 
@@ -104,7 +104,7 @@ def _labels(
     version: str,
 ) -> tuple[Label, ...]:
     continued = continuing(words)
-    outputs = _outputs(index, features)
+    outputs = _outputs(index, features, words.anchor)
     labels = []
     for row, feature in enumerate(features.tolist()):
         groups = parts_of(rules, row, words, continued)
@@ -139,12 +139,12 @@ def _labels(
     return tuple(labels)
 
 
-def _outputs(index: LabelSource, features: NDArray[np.int64]) -> list[list[str]]:
+def _outputs(index: LabelSource, features: NDArray[np.int64], anchor: int) -> list[list[str]]:
     """The output tokens that each feature promotes most, where the index has looked at the weights."""
     if not index.has("lens_top"):
         return []
     tops = np.asarray(index.arrays["lens_top"])[features, :_OUTPUTS]
     ids = np.unique(tops)
-    anchor = int(np.asarray(index.arrays["tokens"])[0])
-    text = {int(token): "".join(index.pieces([anchor, int(token)])[1:]) for token in ids}
+    read = reader(index, anchor)
+    text = {int(token): read([int(token)]) for token in ids}
     return [[text[int(token)] for token in row if token >= 0] for row in tops]
