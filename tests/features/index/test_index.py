@@ -412,7 +412,7 @@ def test_a_damaged_file_is_named(
     copy = tmp_path / "index"
     shutil.copytree(index.path, copy)
     damage(copy / name)
-    with pytest.raises(FeatureIndexError, match=message.format(name)) as caught:
+    with pytest.raises(FeatureIndexError, match=message.format(name) + ".*; remove .* and build it again") as caught:
         FeatureIndex.open(copy)
     assert "\n" not in str(caught.value)
 
@@ -573,3 +573,24 @@ def test_output_tokens_are_added_when_the_model_comes_later(
     at_once = build_index(coder, StoreSource(coder, store), tmp_path / "at once", lm=lm)
     assert arrays_of(added) == arrays_of(at_once)
     assert (added.path / "features.parquet").read_bytes() == (at_once.path / "features.parquet").read_bytes()
+
+
+@pytest.mark.parametrize("after", ["weights", "forms", "tables"])
+def test_adding_output_tokens_can_be_interrupted(
+    coder: SparseCoder, store: Store, bos_tokenizer: PreTrainedTokenizerFast, tmp_path: Path, after: str
+) -> None:
+    build_index(coder, StoreSource(coder, store), tmp_path / "index")
+    lm = tiny_lm(bos_tokenizer)
+
+    def stop(stage: str, done: int, total: int) -> None:
+        if stage == after and done == total:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        build_index(coder, StoreSource(coder, store), tmp_path / "index", lm=lm, progress=stop)
+    FeatureIndex.open(tmp_path / "index").verify()
+    added = build_index(coder, StoreSource(coder, store), tmp_path / "index", lm=lm)
+    added.verify()
+    at_once = build_index(coder, StoreSource(coder, store), tmp_path / "at once", lm=lm)
+    assert arrays_of(added) == arrays_of(at_once)
+    assert added.manifest.files == at_once.manifest.files

@@ -20,9 +20,9 @@ import torch
 from saescope.activations.documents import DOCUMENTS, encode_documents
 from saescope.coders import SparseCoder
 from saescope.errors import FeatureIndexError, OccupiedError, UsageError
-from saescope.features.index.arrays import ARRAYS
+from saescope.features.index.arrays import ARRAYS, array_path
 from saescope.features.index.assembly import assemble, transpose
-from saescope.features.index.facts import NO_MODEL, OUTPUT_TOKENS, write_families, write_forms, write_weights
+from saescope.features.index.facts import FACTS, NO_MODEL, OUTPUT_TOKENS, write_families, write_forms, write_weights
 from saescope.features.index.manifest import MANIFEST, IndexedCoder, IndexManifest, recorded
 from saescope.features.index.parts import PARTS, Part, parts_done, positions_of, write_part
 from saescope.features.index.progress import Progress, kept_progress
@@ -135,12 +135,18 @@ class _Builder:
     def describe(self) -> None:
         """What follows from the codes on disk, the coder's weights and its model; then the index is complete."""
         manifest, folder = self.manifest, self.folder
+        tokenizer = self.source.tokenizer()
+        if manifest.complete:
+            # An interruption leaves files of other sizes, which the manifest on disk must not contradict.
+            rewritten = {FEATURES, *(array_path(folder, name).relative_to(folder).as_posix() for name in FACTS)}
+            manifest.files = {name: record for name, record in manifest.files.items() if name not in rewritten}
+            manifest.write(folder)
+        else:
+            tokenizer.save_pretrained(str(folder / TOKENIZER))
         manifest.skipped = {}
         self._timed("weights", lambda: write_weights(folder, manifest, self.coder, self.lm))
         self._timed("families", lambda: write_families(folder, manifest, self.coder))
-        tokenizer = self.source.tokenizer()
         self._timed("forms", lambda: write_forms(folder, manifest, tokenizer))
-        tokenizer.save_pretrained(str(folder / TOKENIZER))
         if not manifest.complete:
             manifest.write(folder)
         index = FeatureIndex(folder, manifest)
