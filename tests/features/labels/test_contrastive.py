@@ -100,6 +100,22 @@ def test_rare_feature_has_a_label_and_no_score(table: LabelTable) -> None:
     assert len(table) == len(PLANTED) + 2
 
 
+@pytest.mark.parametrize("side", [LABEL, HELD_OUT])
+def test_feature_of_one_half_has_a_label_and_no_score(index: PlantedIndex, side: int) -> None:
+    half = halves_of(index).half
+    own = [p for p in np.flatnonzero(half == side) if VOCABULARY[index.arrays["tokens"][p]] == " Alaska"]
+    assert len(own) > 10
+    arrays = {
+        **index.arrays,
+        "feature_positions": np.array(own, np.uint32),
+        "feature_values": np.full(len(own), 0.9, np.float16),
+        "feature_offsets": np.array([0, len(own)], np.int64),
+    }
+    label = contrastive_labels(PlantedIndex(arrays, index.documents, 1)).labels[0]
+    assert (label.score, label.interval, label.controls) == (None, None, {})
+    assert "alaska" in label.text.casefold()
+
+
 def test_intervals_hold_the_score(table: LabelTable) -> None:
     for label in table.labels:
         if label.interval is not None and label.score is not None:

@@ -14,7 +14,7 @@ from saescope.features.labels.rules import Rules, held, learn, top_token_rules
 from saescope.features.labels.scores import Scores, balanced_accuracy, scores_of
 from saescope.features.labels.source import LabelSource, live_features
 from saescope.features.labels.table import CONTRASTIVE, Label, LabelTable, finite, new_version
-from saescope.features.labels.windows import DRAWN, LEAST_HELD_OUT, NONE, Text, Windows, draw
+from saescope.features.labels.windows import DRAWN, LEAST_IN_A_HALF, NONE, Text, Windows, draw
 from saescope.features.labels.wording import continuing, parts_of, peaks_of, text_of, with_peaks
 from saescope.features.labels.words import Words, reader, words_of
 
@@ -36,11 +36,11 @@ def contrastive_labels(
     """A label for each of `features` (default: all that fire), found on one half of the text and tried on the other.
 
     A label's text states a rule (see `rules.Rules`); its score is the rule's balanced accuracy on held-out windows (see
-    `windows.Windows`), None for a feature with fewer than ten held-out firings. Controls on the same windows: the label of
-    another feature, drawn at random, and a label of the commonest token alone. Where a rule says little, "; most on" adds the
-    words at the strongest firings, which are no part of what is scored. `split`: what is whole in one half, a
-    "section" of at least 2,048 tokens of a long document, or a whole "document". A feature's label depends on the index and
-    the seed only, not on which others are asked for; its random control is drawn from those.
+    `windows.Windows`), None for a feature with fewer than ten firings in either half. Controls on the same windows: the label
+    of another feature, drawn at random, and a label of the commonest token alone. Where a rule says little, "; most on" adds
+    the words at the strongest firings, which are no part of what is scored. `split`: what is whole in one half, a "section" of
+    at least 2,048 tokens of a long document, or a whole "document". A feature's label depends on the index and the seed only,
+    not on which others are asked for; its random control is drawn from those.
     `progress(stage, done, total)` counts features.
     """
     wanted = _wanted(index, features)
@@ -70,7 +70,13 @@ def contrastive_labels(
     tell("scores", 1, 1)
     version = new_version(CONTRASTIVE)
     labels = _labels(index, wanted, windows, rules, words, tried, controls, version)
-    options = {"seed": seed, "split": split, "drawn": DRAWN, "least_held_out": LEAST_HELD_OUT, "features": len(labels)}
+    options = {
+        "seed": seed,
+        "split": split,
+        "drawn": DRAWN,
+        "least_in_a_half": LEAST_IN_A_HALF,
+        "features": len(labels),
+    }
     return LabelTable(labels, CONTRASTIVE, version, options)
 
 
