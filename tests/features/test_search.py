@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import time
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
 import pytest
-from tests.features.labels.planted import FEATURE, NUMBER, BytesIndex, PlantedIndex, planted_index
+from tests.features.labels.planted import FEATURE, NUMBER, BytesIndex, PlantedIndex, many_features, planted_index
 
 from saescope.errors import FeatureIndexError
 from saescope.features.labels import Label, LabelTable, contrastive_labels
@@ -80,6 +81,23 @@ def test_output_tokens_are_not_read_behind_a_part_of_a_character(index: PlantedI
     arrays = {**index.arrays, "lens_top": tops}
     whole, broken = (kind(arrays, index.documents, index.d_sae) for kind in (PlantedIndex, BytesIndex))
     assert MeaningSearch.build(broken).query("alaska", 99) == MeaningSearch.build(whole).query("alaska", 99)
+
+
+def test_memory_is_of_a_few_features_at_once(index: PlantedIndex, monkeypatch: pytest.MonkeyPatch) -> None:
+    many = many_features(index, 240)
+    at_once = MeaningSearch.build(many)
+    peaks = []
+    for chunk in (240, 16):
+        monkeypatch.setattr("saescope.features.search._CHUNK", chunk)
+        tracemalloc.start()
+        try:
+            found = MeaningSearch.build(many)
+            peaks.append(tracemalloc.get_traced_memory()[1])
+        finally:
+            tracemalloc.stop()
+        assert abs(found.weights - at_once.weights).max() == 0
+        assert np.array_equal(found.meaning, at_once.meaning)
+    assert peaks[1] < peaks[0] - 240 * 50_000
 
 
 @pytest.mark.parametrize("query", ["", "   ", "?!", "zzzz", "\x00\u202e", "<script>", "😀", "a" * 100_000])

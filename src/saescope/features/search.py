@@ -20,7 +20,7 @@ from typing import Any, Protocol, Self
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.sparse import coo_matrix, csr_matrix
+from scipy.sparse import coo_matrix, csr_matrix, vstack
 
 from saescope.errors import FeatureIndexError, SaescopeError
 from saescope.features.labels import LabelTable
@@ -37,6 +37,8 @@ _PASSAGE_WORDS = 60
 _DIMENSIONS = 96
 _LEAST_COUNT = 3
 _STRONGEST = 16
+# Features at once: the words around one feature's examples take some 100 KB while they are counted.
+_CHUNK = 1024
 _BEGINS_ALIKE = 4
 _MOST_ALIKE = 12
 # Shares of an exact match: of a word that begins alike, of all of nearby meaning; and what passages alone are worth.
@@ -85,9 +87,8 @@ class MeaningSearch:
             **_evidence(index, words, terms),
         }
         idf = _rarity(bags, terms)
-        total = sum(
-            (_WEIGHTS[name] * _weighed(bag, idf) for name, bag in bags.items()), csr_matrix(_shape(index, terms))
-        )
+        nothing = csr_matrix((index.d_sae, max(1, len(terms))))
+        total = sum((_WEIGHTS[name] * _weighed(bag, idf) for name, bag in bags.items()), nothing)
         vectors = _passage_vectors(words, terms)
         meaning = _unit(np.asarray((total @ vectors), np.float32))
         version = "" if labels is None else labels.version
@@ -240,10 +241,6 @@ class _Terms:
         return _Terms(texts, of_item, total)
 
 
-def _shape(index: LabelSource, terms: _Terms) -> tuple[int, int]:
-    return index.d_sae, max(1, len(terms))
-
-
 def _label_words(index: LabelSource, labels: LabelTable | None) -> list[list[str]]:
     """The words of every feature's label that say something; of a contrastive one, not those that frame them."""
     found: list[list[str]] = [[] for _ in range(index.d_sae)]
@@ -259,31 +256,21 @@ def _label_words(index: LabelSource, labels: LabelTable | None) -> list[list[str
 
 def _bag(pairs: list[tuple[int, int]], index: LabelSource, terms: _Terms) -> csr_matrix:
     features = np.array([feature for feature, _ in pairs], np.int64)
-    return _counted(features, np.array([term for _, term in pairs], np.int64), index, terms)
+    return _counted(features, np.array([term for _, term in pairs], np.int64), index.d_sae, terms)
 
 
-def _counted(features: NDArray[Any], numbers: NDArray[Any], index: LabelSource, terms: _Terms) -> csr_matrix:
+def _counted(features: NDArray[Any], numbers: NDArray[Any], n_features: int, terms: _Terms) -> csr_matrix:
     kept = numbers >= 0
     ones = np.ones(int(kept.sum()), np.float32)
-    found = coo_matrix((ones, (features[kept], numbers[kept])), _shape(index, terms)).tocsr()
+    found = coo_matrix((ones, (features[kept], numbers[kept])), (n_features, max(1, len(terms)))).tocsr()
     found.sum_duplicates()
     return found
 
 
 def _evidence(index: LabelSource, words: Words, terms: _Terms) -> dict[str, csr_matrix]:
     """What is at and around examples, what the weights promote, and the titles of the documents with most firings."""
-    features, positions = _examples(index)
-    run = words.run_of[positions]
-    around = run[:, None] + np.arange(-_BEFORE, _AFTER + 1)
-    inside = (around >= 0) & (around < words.run_item.size)
-    around = around.clip(0, words.run_item.size - 1)
-    inside &= words.region[words.run_start[around]] == words.region[positions][:, None]
-    near = np.where(inside, terms.of_item[words.run_item[around]], -1)
-    at = terms.of_item[words.slots[positions, SLOT["inside"]]]
-    found = {
-        "peaks": _counted(features, at, index, terms),
-        "context": _counted(np.repeat(features, near.shape[1]), near.ravel(), index, terms),
-    }
+    parts = [_at_and_around(index, first, words, terms) for first in range(0, index.d_sae, _CHUNK)]
+    found = {name: vstack([part[name] for part in parts], "csr") for name in ("peaks", "context")}
     if index.has("lens_top"):
         tops = np.asarray(index.arrays["lens_top"])
         read = reader(index, words.anchor)
@@ -291,7 +278,8 @@ def _evidence(index: LabelSource, words: Words, terms: _Terms) -> dict[str, csr_
             int(token): terms.number.get(read([int(token)]).strip().casefold(), -1) for token in np.unique(tops)
         }
         numbers = np.array([[of_token[int(token)] for token in row] for row in tops])
-        found["outputs"] = _counted(np.repeat(np.arange(len(tops)), tops.shape[1]), numbers.ravel(), index, terms)
+        features = np.repeat(np.arange(len(tops)), tops.shape[1])
+        found["outputs"] = _counted(features, numbers.ravel(), index.d_sae, terms)
     if index.has("top_documents"):
         of_document = [
             [terms.number.get(match.group().casefold(), -1) for match in _WORD.finditer(str(document.title))]
@@ -308,14 +296,32 @@ def _evidence(index: LabelSource, words: Words, terms: _Terms) -> dict[str, csr_
     return found
 
 
-def _examples(index: LabelSource) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """(feature, position) of every example, of the index's own choice where it has made one."""
+def _at_and_around(index: LabelSource, first: int, words: Words, terms: _Terms) -> dict[str, csr_matrix]:
+    """What is at and around the examples of the features from `first` on, a chunk of them."""
+    last = min(first + _CHUNK, index.d_sae)
+    features, positions = _examples(index, first, last)
+    run = words.run_of[positions]
+    around = run[:, None] + np.arange(-_BEFORE, _AFTER + 1)
+    inside = (around >= 0) & (around < words.run_item.size)
+    around = around.clip(0, words.run_item.size - 1)
+    inside &= words.region[words.run_start[around]] == words.region[positions][:, None]
+    near = np.where(inside, terms.of_item[words.run_item[around]], -1)
+    at = terms.of_item[words.slots[positions, SLOT["inside"]]]
+    return {
+        "peaks": _counted(features, at, last - first, terms),
+        "context": _counted(np.repeat(features, near.shape[1]), near.ravel(), last - first, terms),
+    }
+
+
+def _examples(index: LabelSource, first: int, last: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """(feature, counted from `first`; position) of every example of features[first:last], of the index's own choice where it
+    has made one."""
     if index.has("example_positions"):
-        chosen = np.asarray(index.arrays["example_positions"])
+        chosen = np.asarray(index.arrays["example_positions"][first:last])
         flat = chosen.reshape(chosen.shape[0], -1)
         row, slot = np.nonzero(flat != np.uint32(0xFFFFFFFF))
         return row, flat[row, slot].astype(np.int64)
-    offsets = np.asarray(index.arrays["feature_offsets"])
+    offsets = np.asarray(index.arrays["feature_offsets"][first : last + 1])
     features, positions = [], []
     for feature in np.flatnonzero(np.diff(offsets)).tolist():
         own = slice(int(offsets[feature]), int(offsets[feature + 1]))

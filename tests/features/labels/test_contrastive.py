@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import tracemalloc
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from tests.features.labels.planted import (
@@ -14,11 +17,12 @@ from tests.features.labels.planted import (
     VOCABULARY,
     BytesIndex,
     PlantedIndex,
+    many_features,
     planted_index,
 )
 
 from saescope.errors import UsageError
-from saescope.features.labels import LabelTable, contrastive_labels
+from saescope.features.labels import LabelTable, contrastive, contrastive_labels
 from saescope.features.labels.halves import HELD_OUT, LABEL, halves_of
 from saescope.features.labels.log_odds import log_odds
 from saescope.features.labels.scores import balanced_accuracy, scores_of
@@ -134,6 +138,25 @@ def test_labels_depend_on_the_index_and_the_seed_alone(table: LabelTable, index:
     assert (alone.text, alone.score, alone.interval) == (same.text, same.score, same.interval)
     other = contrastive_labels(index, seed=1)
     assert [label.score for label in other.labels] != [label.score for label in table.labels]
+
+
+def test_memory_is_of_a_few_features_at_once(index: PlantedIndex, monkeypatch: pytest.MonkeyPatch) -> None:
+    many = many_features(index, 480)
+    at_once = contrastive_labels(many)
+    monkeypatch.setattr(contrastive, "_CHUNK", 16)
+    tracemalloc.start()
+    try:
+        words_of(index)
+        _, for_words = tracemalloc.get_traced_memory()
+        tracemalloc.reset_peak()
+        found = contrastive_labels(many)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert [replace(label, version="") for label in found.labels] == [
+        replace(one, version="") for one in at_once.labels
+    ]
+    assert peak - for_words < 480 * 20_000
 
 
 def test_features_that_do_not_exist_are_refused(index: PlantedIndex) -> None:

@@ -20,6 +20,7 @@ from saescope.features.labels.words import Words, reader, words_of
 
 Progress = Callable[[str, int, int], None]
 
+# Features at once: drawing and scoring take some 120 KB for each.
 _CHUNK = 512
 _OUTPUTS = 5
 SPLITS = ("section", "document")
@@ -52,24 +53,27 @@ def contrastive_labels(
     halves = halves_of(index, by=split, seed=seed)
     text = Text.of(index, halves, words.region)
     tell("words", 1, 1)
-    found: list[tuple[Windows, Rules]] = []
+    drawn: list[Windows] = []
+    learned: list[Rules] = []
     for first in range(0, wanted.size, _CHUNK):
-        chunk = wanted[first : first + _CHUNK]
-        windows = draw(index, chunk, text, seed=seed)
-        found.append((windows, learn(windows, words)))
+        windows = draw(index, wanted[first : first + _CHUNK], text, seed=seed)
+        drawn.append(windows)
+        learned.append(learn(windows, words))
         tell("labels", min(first + _CHUNK, wanted.size), wanted.size)
-    windows = Windows.joined([windows for windows, _ in found])
-    rules = Rules.joined([rules for _, rules in found])
-    tell("scores", 0, 1)
-    tried = scores_of(held(rules, windows, words), windows, halves.section, seed=seed)
+    rules = Rules.joined(learned)
     others = rules.of(_others(rules, seed))
-    controls = {
-        name: balanced_accuracy(held(control, windows, words), windows.counts[:, 1])
-        for name, control in (("random_label", others), ("top_token", top_token_rules(windows, words)))
-    }
-    tell("scores", 1, 1)
+    continued = continuing(words)
     version = new_version(CONTRASTIVE)
-    labels = _labels(index, wanted, windows, rules, words, tried, controls, version)
+    labels: list[Label] = []
+    for first, windows in zip(range(0, wanted.size, _CHUNK), drawn, strict=True):
+        rows = np.arange(first, min(first + _CHUNK, wanted.size))
+        tried = scores_of(held(rules.of(rows), windows, words), windows, halves.section, seed=seed)
+        controls = {
+            name: balanced_accuracy(held(control, windows, words), windows.counts[:, 1])
+            for name, control in (("random_label", others.of(rows)), ("top_token", top_token_rules(windows, words)))
+        }
+        labels += _labels(index, wanted[rows], windows, rules.of(rows), words, continued, tried, controls, version)
+        tell("scores", len(labels), wanted.size)
     options = {
         "seed": seed,
         "split": split,
@@ -77,7 +81,7 @@ def contrastive_labels(
         "least_in_a_half": LEAST_IN_A_HALF,
         "features": len(labels),
     }
-    return LabelTable(labels, CONTRASTIVE, version, options)
+    return LabelTable(tuple(labels), CONTRASTIVE, version, options)
 
 
 def _wanted(index: LabelSource, features: Iterable[int] | None) -> NDArray[np.int64]:
@@ -105,11 +109,11 @@ def _labels(
     windows: Windows,
     rules: Rules,
     words: Words,
+    continued: NDArray[np.float64],
     tried: Scores,
     controls: dict[str, NDArray[np.float64]],
     version: str,
-) -> tuple[Label, ...]:
-    continued = continuing(words)
+) -> list[Label]:
     outputs = _outputs(index, features, words.anchor)
     labels = []
     for row, feature in enumerate(features.tolist()):
@@ -142,7 +146,7 @@ def _labels(
                 version,
             )
         )
-    return tuple(labels)
+    return labels
 
 
 def _outputs(index: LabelSource, features: NDArray[np.int64], anchor: int) -> list[list[str]]:

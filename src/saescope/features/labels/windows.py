@@ -8,8 +8,7 @@ the token has no silent occurrence left, stand within a few tokens of a firing. 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -51,11 +50,6 @@ class Windows:
         """Positions [features, kind, most] and counts [features, kind] of one half."""
         # In one piece each: a loop is compiled anew for every layout that it is given.
         return np.ascontiguousarray(self.positions[:, side]), np.ascontiguousarray(self.counts[:, side])
-
-    @staticmethod
-    def joined(parts: Sequence[Windows]) -> Windows:
-        """Those of several groups of features as one."""
-        return Windows(*(np.concatenate([getattr(part, f.name) for part in parts]) for f in fields(Windows)))
 
 
 @dataclass(frozen=True)
