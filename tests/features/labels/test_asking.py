@@ -95,6 +95,14 @@ def test_half_right_on_one_side_is_three_quarters(planted: PlantedIndex) -> None
     assert label.interval[0] < 0.75 < label.interval[1]
 
 
+@pytest.mark.parametrize(("tried", "known"), [(4, False), (5, True)])
+def test_few_windows_have_no_interval(planted: PlantedIndex, tried: int, known: bool) -> None:
+    options = AskingOptions(explained=8, tried=tried, per_prompt=4)
+    label = asked_labels(planted, Scripted(line_oracle), [FEATURE["line"]], options).labels[0]
+    assert label.score == 1.0
+    assert (label.interval is not None) == known
+
+
 def test_explainer_and_judge_never_see_the_same_text(planted: PlantedIndex) -> None:
     half = halves_of(planted).half
     drawer = ExcerptDrawer(planted)

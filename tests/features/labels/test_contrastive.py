@@ -134,6 +134,8 @@ def test_labels_depend_on_the_index_and_the_seed_alone(table: LabelTable, index:
         (label.text, label.score, label.interval) for label in table.labels
     ]
     alone = contrastive_labels(index, [FEATURE["sea"]]).labels[0]
+    # There is no other feature whose label could be tried on it.
+    assert list(alone.controls) == ["top_token"]
     same = table.by_feature[FEATURE["sea"]]
     assert (alone.text, alone.score, alone.interval) == (same.text, same.score, same.interval)
     other = contrastive_labels(index, seed=1)

@@ -41,7 +41,7 @@ def contrastive_labels(
     of another feature, drawn at random, and a label of the commonest token alone. Where a rule says little, "; most on" adds
     the words at the strongest firings, which are no part of what is scored. `split`: what is whole in one half, a "section" of
     at least 2,048 tokens of a long document, or a whole "document". A feature's label depends on the index and the seed only,
-    not on which others are asked for; its random control is drawn from those.
+    not on which others are asked for; its random control is drawn from those, and one asked for alone has none.
     `progress(stage, done, total)` counts features.
     """
     wanted = _wanted(index, features)
@@ -61,16 +61,19 @@ def contrastive_labels(
         learned.append(learn(windows, words))
         tell("labels", min(first + _CHUNK, wanted.size), wanted.size)
     rules = Rules.joined(learned)
-    others = rules.of(_others(rules, seed))
+    others = rules.of(_others(rules, seed)) if wanted.size > 1 else None
     continued = continuing(words)
     version = new_version(CONTRASTIVE)
     labels: list[Label] = []
     for first, windows in zip(range(0, wanted.size, _CHUNK), drawn, strict=True):
         rows = np.arange(first, min(first + _CHUNK, wanted.size))
         tried = scores_of(held(rules.of(rows), windows, words), windows, halves.section, seed=seed)
+        tried_too = {"top_token": top_token_rules(windows, words)}
+        if others is not None:
+            tried_too["random_label"] = others.of(rows)
         controls = {
             name: balanced_accuracy(held(control, windows, words), windows.counts[:, 1])
-            for name, control in (("random_label", others.of(rows)), ("top_token", top_token_rules(windows, words)))
+            for name, control in tried_too.items()
         }
         labels += _labels(index, wanted[rows], windows, rules.of(rows), words, continued, tried, controls, version)
         tell("scores", len(labels), wanted.size)
