@@ -139,6 +139,18 @@ def test_it_is_built_again_for_other_labels_and_after_damage(planted: PlantedInd
         assert first(MeaningSearch.of(planted), "Einstein") == FEATURE["Einstein"]
 
 
+def test_it_is_built_again_when_output_tokens_have_come(planted: PlantedIndex) -> None:
+    assert MeaningSearch.of(planted).query("alaska", 99)
+    tops = np.full((planted.d_sae, 3), NUMBER[" the"], np.int32)
+    tops[FEATURE["line"]] = NUMBER[" Alaska"]
+    more = PlantedIndex({**planted.arrays, "lens_top": tops}, planted.documents, planted.d_sae, planted.path)
+    assert MeaningSearch.of(more).query("alaska", 99) == MeaningSearch.build(more).query("alaska", 99)
+    path = planted.path / "search" / "meaning.npz"
+    before = path.stat().st_mtime_ns
+    MeaningSearch.of(more)
+    assert path.stat().st_mtime_ns == before
+
+
 def test_ten_thousand_features_answer_at_once() -> None:
     from scipy.sparse import csr_matrix
 

@@ -29,7 +29,7 @@ from saescope.features.labels.words import SLOT, Words, reader, words_of
 from saescope.whole_files import write_whole
 
 SEARCH = "search"
-_SCHEMA = 1
+_SCHEMA = 2
 # How much each kind of evidence counts.
 _WEIGHTS = {"label": 4.0, "peaks": 3.0, "outputs": 1.5, "titles": 1.0, "context": 1.0}
 _BEFORE, _AFTER = 12, 6
@@ -65,7 +65,8 @@ class Searched(LabelSource, Protocol):
 @dataclass(frozen=True)
 class MeaningSearch:
     """terms, sorted; idf [terms]; weights [terms, features], sparse; vectors [terms, dimensions], unit or zero; meaning
-    [features, dimensions], unit or zero. labels: the version of the labels it was built from, "" without."""
+    [features, dimensions], unit or zero. labels: the version of the labels it was built from, "" without; outputs: whether the
+    index had output tokens then."""
 
     terms: list[str]
     idf: NDArray[np.float32]
@@ -73,6 +74,7 @@ class MeaningSearch:
     vectors: NDArray[np.float32]
     meaning: NDArray[np.float32]
     labels: str = ""
+    outputs: bool = False
 
     @classmethod
     def build(cls, index: LabelSource, labels: LabelTable | None = None) -> Self:
@@ -92,7 +94,7 @@ class MeaningSearch:
         vectors = _passage_vectors(words, terms)
         meaning = _unit(np.asarray((total @ vectors), np.float32))
         version = "" if labels is None else labels.version
-        return cls(terms.texts, idf, csr_matrix(total.T), vectors, meaning, version)
+        return cls(terms.texts, idf, csr_matrix(total.T), vectors, meaning, version, index.has("lens_top"))
 
     @property
     def n_features(self) -> int:
@@ -174,6 +176,7 @@ class MeaningSearch:
             vectors=self.vectors.astype(np.float16),
             meaning=self.meaning.astype(np.float16),
             labels=np.frombuffer(self.labels.encode(), np.uint8),
+            outputs=np.array(self.outputs),
         )
         path.parent.mkdir(parents=True, exist_ok=True)
         return write_whole(path, buffer.getvalue())
@@ -190,14 +193,17 @@ class MeaningSearch:
                 shape = (len(terms), meaning.shape[0])
                 weights = csr_matrix((kept["data"].astype(np.float32), kept["indices"], kept["indptr"]), shape=shape)
                 vectors = kept["vectors"].astype(np.float32)
-                return cls(terms, kept["idf"], weights, vectors, meaning, kept["labels"].tobytes().decode())
+                labels = kept["labels"].tobytes().decode()
+                return cls(terms, kept["idf"], weights, vectors, meaning, labels, bool(kept["outputs"]))
         except (OSError, KeyError, ValueError, EOFError, zipfile.BadZipFile) as error:
             reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
             raise FeatureIndexError(f"cannot read {path} ({reason}); remove it to build it again") from None
 
     @classmethod
     def of(cls, index: Searched, labels: LabelTable | None = None) -> Self:
-        """The one kept beside the index, built (and kept) first where there is none from these labels."""
+        """The one kept beside the index, built (and kept) first where there is none from these labels and, where the index has
+        them, output tokens."""
+        version, outputs = "" if labels is None else labels.version, index.has("lens_top")
         path = Path(index.path) / SEARCH / "meaning.npz"
         if path.exists():
             try:
@@ -205,7 +211,7 @@ class MeaningSearch:
             except FeatureIndexError:
                 # It follows from the index and its labels, so damage costs seconds, not an error.
                 kept = None
-            if kept is not None and kept.labels == ("" if labels is None else labels.version):
+            if kept is not None and (kept.labels, kept.outputs) == (version, outputs):
                 return kept
         built = cls.build(index, labels)
         # An index that cannot be written to is searched all the same.
