@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import time
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
 import pytest
-from tests.features.labels.planted import FEATURE, NUMBER, PlantedIndex, planted_index
+from tests.features.labels.planted import FEATURE, NUMBER, BytesIndex, PlantedIndex, many_features, planted_index
 
 from saescope.errors import FeatureIndexError
 from saescope.features.labels import Label, LabelTable, contrastive_labels
@@ -74,6 +75,31 @@ def test_output_tokens_and_titles_are_searched(index: PlantedIndex) -> None:
     assert dict(MeaningSearch.build(more).query("alaska", 99))[FEATURE["line"]] > before
 
 
+def test_output_tokens_are_not_read_behind_a_part_of_a_character(index: PlantedIndex) -> None:
+    tops = np.full((index.d_sae, 3), NUMBER[" the"], np.int32)
+    tops[FEATURE["line"]] = NUMBER[" Alaska"]
+    arrays = {**index.arrays, "lens_top": tops}
+    whole, broken = (kind(arrays, index.documents, index.d_sae) for kind in (PlantedIndex, BytesIndex))
+    assert MeaningSearch.build(broken).query("alaska", 99) == MeaningSearch.build(whole).query("alaska", 99)
+
+
+def test_memory_is_of_a_few_features_at_once(index: PlantedIndex, monkeypatch: pytest.MonkeyPatch) -> None:
+    many = many_features(index, 240)
+    at_once = MeaningSearch.build(many)
+    peaks = []
+    for chunk in (240, 16):
+        monkeypatch.setattr("saescope.features.search._CHUNK", chunk)
+        tracemalloc.start()
+        try:
+            found = MeaningSearch.build(many)
+            peaks.append(tracemalloc.get_traced_memory()[1])
+        finally:
+            tracemalloc.stop()
+        assert abs(found.weights - at_once.weights).max() == 0
+        assert np.array_equal(found.meaning, at_once.meaning)
+    assert peaks[1] < peaks[0] - 240 * 50_000
+
+
 @pytest.mark.parametrize("query", ["", "   ", "?!", "zzzz", "\x00\u202e", "<script>", "😀", "a" * 100_000])
 def test_queries_that_find_nothing_break_nothing(search: MeaningSearch, query: str) -> None:
     assert search.query(query) == []
@@ -111,6 +137,18 @@ def test_it_is_built_again_for_other_labels_and_after_damage(planted: PlantedInd
         with pytest.raises(FeatureIndexError, match=r"meaning\.npz"):
             MeaningSearch.load(path)
         assert first(MeaningSearch.of(planted), "Einstein") == FEATURE["Einstein"]
+
+
+def test_it_is_built_again_when_output_tokens_have_come(planted: PlantedIndex) -> None:
+    assert MeaningSearch.of(planted).query("alaska", 99)
+    tops = np.full((planted.d_sae, 3), NUMBER[" the"], np.int32)
+    tops[FEATURE["line"]] = NUMBER[" Alaska"]
+    more = PlantedIndex({**planted.arrays, "lens_top": tops}, planted.documents, planted.d_sae, planted.path)
+    assert MeaningSearch.of(more).query("alaska", 99) == MeaningSearch.build(more).query("alaska", 99)
+    path = planted.path / "search" / "meaning.npz"
+    before = path.stat().st_mtime_ns
+    MeaningSearch.of(more)
+    assert path.stat().st_mtime_ns == before
 
 
 def test_ten_thousand_features_answer_at_once() -> None:

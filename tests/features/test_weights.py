@@ -109,6 +109,12 @@ def test_selection_finds_what_a_full_sort_finds(dtype: torch.dtype, smallest: bo
     assert all(len(set(row)) == 8 for row in places.tolist())
 
 
+def test_float64_is_computed_where_there_is_any() -> None:
+    assert best.float64_device(torch.device("mps", 0)) == torch.device("cpu")
+    for device in (torch.device("cpu"), torch.device("cuda", 1)):
+        assert best.float64_device(device) == device
+
+
 def test_nearest_are_those_of_largest_cosine(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(best, "BLOCK_ELEMENTS", 1000)
     rows, other = directions(120, seed=1) * torch.rand(120, 1).clamp(min=0.1), directions(120, seed=2)

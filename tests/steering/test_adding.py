@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import pytest
 import torch
 from tests.conftest import train_byte_tokenizer
@@ -146,6 +147,28 @@ def test_every_point_that_a_coder_writes_gets_its_own_slice(lm: LanguageModel) -
     assert torch.equal(second, plain[points[1]] + 2.0 * one.W_dec[4, D:])
 
 
+def test_which_positions_are_sinks_is_decided_before_the_first_edit(lm: LanguageModel) -> None:
+    """However strong it is, the edit at the first point makes no sinks at the second, or at one in between."""
+    points, between = ("resid_post.0", "resid_post.2"), "resid_post.1"
+    one = coder(*points)
+    plain = lm.run(TOKENS, capture=(*points, between)).activations
+    norms = {point: float(plain[point].norm(dim=-1).median()) for point in (*points, between)}
+    rule = KeptRule(frozenset(), norms, ratio=10.0)
+    assert rule.kept(TOKENS, plain).all()
+    edits = added(one, 4, 100.0, maximum=20.0, rule=rule)
+    both = lm.run(TOKENS, capture=points, edits=edits).activations[points[1]]
+    first = added(one, 4, 100.0, maximum=20.0, rule=rule.only([points[0]]))
+    alone = lm.run(TOKENS, capture=points, edits=[edit for edit in first if edit.point == points[0]])
+    torch.testing.assert_close(both, alone.activations[points[1]] + 2000.0 * one.W_dec.detach()[4, D:])
+
+
+def test_numbers_of_other_libraries_are_strengths(lm: LanguageModel) -> None:
+    one = coder()
+    expected = at(lm, added(one, 4, 2.0, maximum=1.0))
+    for strength in (np.float32(2), np.int64(2), np.array([2.0, 2.0], np.float32)):
+        assert torch.equal(at(lm, added(one, 4, strength, maximum=1.0)), expected)
+
+
 @pytest.mark.parametrize("kind", ["layer_norm", "rms_norm", "constant_norm_rescale"])
 def test_a_coder_of_normalised_tokens_adds_in_each_tokens_scale(lm: LanguageModel, kind: str) -> None:
     """The same as decoding once with the feature at its strength and once without."""
@@ -163,6 +186,10 @@ def test_nonsense_is_refused(lm: LanguageModel) -> None:
         added(coder(), 20, 1.0, maximum=1.0)
     with pytest.raises(UsageError, match="must be numbers"):
         added(coder(), 1, math.nan, maximum=1.0)
+    wide = [Slice(point=POINT, width=D + 8)]
+    wider = SparseCoder(make_architecture("topk", 20, {"k": 3}), wide, wide)
+    with pytest.raises(CoderError, match=f"writes 40 numbers at {POINT}, the model has 32 there; give its own model's"):
+        at(lm, added(wider, 1, 1.0, maximum=1.0))
     with pytest.raises(UsageError, match="3 strengths were given for a batch of 2"):
         at(lm, added(coder(), 1, (1.0, 2.0, 3.0), maximum=1.0))
 

@@ -35,7 +35,7 @@ def index(
     out: Annotated[
         Path | None, typer.Option(help="Folder of the index.", show_default="index, in the coder's folder")
     ] = None,
-    memory: Annotated[str, typer.Option(help="What building may take beside the coder and the model.")] = "1GiB",
+    memory: Annotated[str, typer.Option(help="What turning codes from tokens to features may take.")] = "1GiB",
     labels: Annotated[
         bool, typer.Option("--labels/--no-labels", help="Label the features, from the index alone.")
     ] = True,

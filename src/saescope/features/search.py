@@ -20,16 +20,16 @@ from typing import Any, Protocol, Self
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.sparse import coo_matrix, csr_matrix
+from scipy.sparse import coo_matrix, csr_matrix, vstack
 
 from saescope.errors import FeatureIndexError, SaescopeError
 from saescope.features.labels import LabelTable
 from saescope.features.labels.source import LabelSource
-from saescope.features.labels.words import SLOT, Words, words_of
+from saescope.features.labels.words import SLOT, Words, reader, words_of
 from saescope.whole_files import write_whole
 
 SEARCH = "search"
-_SCHEMA = 1
+_SCHEMA = 2
 # How much each kind of evidence counts.
 _WEIGHTS = {"label": 4.0, "peaks": 3.0, "outputs": 1.5, "titles": 1.0, "context": 1.0}
 _BEFORE, _AFTER = 12, 6
@@ -37,6 +37,8 @@ _PASSAGE_WORDS = 60
 _DIMENSIONS = 96
 _LEAST_COUNT = 3
 _STRONGEST = 16
+# Features at once: the words around one feature's examples take some 100 KB while they are counted.
+_CHUNK = 1024
 _BEGINS_ALIKE = 4
 _MOST_ALIKE = 12
 # Shares of an exact match: of a word that begins alike, of all of nearby meaning; and what passages alone are worth.
@@ -63,7 +65,8 @@ class Searched(LabelSource, Protocol):
 @dataclass(frozen=True)
 class MeaningSearch:
     """terms, sorted; idf [terms]; weights [terms, features], sparse; vectors [terms, dimensions], unit or zero; meaning
-    [features, dimensions], unit or zero. labels: the version of the labels it was built from, "" without."""
+    [features, dimensions], unit or zero. labels: the version of the labels it was built from, "" without; outputs: whether the
+    index had output tokens then."""
 
     terms: list[str]
     idf: NDArray[np.float32]
@@ -71,6 +74,7 @@ class MeaningSearch:
     vectors: NDArray[np.float32]
     meaning: NDArray[np.float32]
     labels: str = ""
+    outputs: bool = False
 
     @classmethod
     def build(cls, index: LabelSource, labels: LabelTable | None = None) -> Self:
@@ -85,13 +89,12 @@ class MeaningSearch:
             **_evidence(index, words, terms),
         }
         idf = _rarity(bags, terms)
-        total = sum(
-            (_WEIGHTS[name] * _weighed(bag, idf) for name, bag in bags.items()), csr_matrix(_shape(index, terms))
-        )
+        nothing = csr_matrix((index.d_sae, max(1, len(terms))))
+        total = sum((_WEIGHTS[name] * _weighed(bag, idf) for name, bag in bags.items()), nothing)
         vectors = _passage_vectors(words, terms)
         meaning = _unit(np.asarray((total @ vectors), np.float32))
         version = "" if labels is None else labels.version
-        return cls(terms.texts, idf, csr_matrix(total.T), vectors, meaning, version)
+        return cls(terms.texts, idf, csr_matrix(total.T), vectors, meaning, version, index.has("lens_top"))
 
     @property
     def n_features(self) -> int:
@@ -173,6 +176,7 @@ class MeaningSearch:
             vectors=self.vectors.astype(np.float16),
             meaning=self.meaning.astype(np.float16),
             labels=np.frombuffer(self.labels.encode(), np.uint8),
+            outputs=np.array(self.outputs),
         )
         path.parent.mkdir(parents=True, exist_ok=True)
         return write_whole(path, buffer.getvalue())
@@ -189,14 +193,17 @@ class MeaningSearch:
                 shape = (len(terms), meaning.shape[0])
                 weights = csr_matrix((kept["data"].astype(np.float32), kept["indices"], kept["indptr"]), shape=shape)
                 vectors = kept["vectors"].astype(np.float32)
-                return cls(terms, kept["idf"], weights, vectors, meaning, kept["labels"].tobytes().decode())
+                labels = kept["labels"].tobytes().decode()
+                return cls(terms, kept["idf"], weights, vectors, meaning, labels, bool(kept["outputs"]))
         except (OSError, KeyError, ValueError, EOFError, zipfile.BadZipFile) as error:
             reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
             raise FeatureIndexError(f"cannot read {path} ({reason}); remove it to build it again") from None
 
     @classmethod
     def of(cls, index: Searched, labels: LabelTable | None = None) -> Self:
-        """The one kept beside the index, built (and kept) first where there is none from these labels."""
+        """The one kept beside the index, built (and kept) first where there is none from these labels and, where the index has
+        them, output tokens."""
+        version, outputs = "" if labels is None else labels.version, index.has("lens_top")
         path = Path(index.path) / SEARCH / "meaning.npz"
         if path.exists():
             try:
@@ -204,7 +211,7 @@ class MeaningSearch:
             except FeatureIndexError:
                 # It follows from the index and its labels, so damage costs seconds, not an error.
                 kept = None
-            if kept is not None and kept.labels == ("" if labels is None else labels.version):
+            if kept is not None and (kept.labels, kept.outputs) == (version, outputs):
                 return kept
         built = cls.build(index, labels)
         # An index that cannot be written to is searched all the same.
@@ -240,10 +247,6 @@ class _Terms:
         return _Terms(texts, of_item, total)
 
 
-def _shape(index: LabelSource, terms: _Terms) -> tuple[int, int]:
-    return index.d_sae, max(1, len(terms))
-
-
 def _label_words(index: LabelSource, labels: LabelTable | None) -> list[list[str]]:
     """The words of every feature's label that say something; of a contrastive one, not those that frame them."""
     found: list[list[str]] = [[] for _ in range(index.d_sae)]
@@ -259,40 +262,30 @@ def _label_words(index: LabelSource, labels: LabelTable | None) -> list[list[str
 
 def _bag(pairs: list[tuple[int, int]], index: LabelSource, terms: _Terms) -> csr_matrix:
     features = np.array([feature for feature, _ in pairs], np.int64)
-    return _counted(features, np.array([term for _, term in pairs], np.int64), index, terms)
+    return _counted(features, np.array([term for _, term in pairs], np.int64), index.d_sae, terms)
 
 
-def _counted(features: NDArray[Any], numbers: NDArray[Any], index: LabelSource, terms: _Terms) -> csr_matrix:
+def _counted(features: NDArray[Any], numbers: NDArray[Any], n_features: int, terms: _Terms) -> csr_matrix:
     kept = numbers >= 0
     ones = np.ones(int(kept.sum()), np.float32)
-    found = coo_matrix((ones, (features[kept], numbers[kept])), _shape(index, terms)).tocsr()
+    found = coo_matrix((ones, (features[kept], numbers[kept])), (n_features, max(1, len(terms)))).tocsr()
     found.sum_duplicates()
     return found
 
 
 def _evidence(index: LabelSource, words: Words, terms: _Terms) -> dict[str, csr_matrix]:
     """What is at and around examples, what the weights promote, and the titles of the documents with most firings."""
-    features, positions = _examples(index)
-    run = words.run_of[positions]
-    around = run[:, None] + np.arange(-_BEFORE, _AFTER + 1)
-    inside = (around >= 0) & (around < words.run_item.size)
-    around = around.clip(0, words.run_item.size - 1)
-    inside &= words.region[words.run_start[around]] == words.region[positions][:, None]
-    near = np.where(inside, terms.of_item[words.run_item[around]], -1)
-    at = terms.of_item[words.slots[positions, SLOT["inside"]]]
-    found = {
-        "peaks": _counted(features, at, index, terms),
-        "context": _counted(np.repeat(features, near.shape[1]), near.ravel(), index, terms),
-    }
+    parts = [_at_and_around(index, first, words, terms) for first in range(0, index.d_sae, _CHUNK)]
+    found = {name: vstack([part[name] for part in parts], "csr") for name in ("peaks", "context")}
     if index.has("lens_top"):
         tops = np.asarray(index.arrays["lens_top"])
-        anchor = int(np.asarray(index.arrays["tokens"])[0])
+        read = reader(index, words.anchor)
         of_token = {
-            int(token): terms.number.get("".join(index.pieces([anchor, int(token)])[1:]).strip().casefold(), -1)
-            for token in np.unique(tops)
+            int(token): terms.number.get(read([int(token)]).strip().casefold(), -1) for token in np.unique(tops)
         }
         numbers = np.array([[of_token[int(token)] for token in row] for row in tops])
-        found["outputs"] = _counted(np.repeat(np.arange(len(tops)), tops.shape[1]), numbers.ravel(), index, terms)
+        features = np.repeat(np.arange(len(tops)), tops.shape[1])
+        found["outputs"] = _counted(features, numbers.ravel(), index.d_sae, terms)
     if index.has("top_documents"):
         of_document = [
             [terms.number.get(match.group().casefold(), -1) for match in _WORD.finditer(str(document.title))]
@@ -309,14 +302,32 @@ def _evidence(index: LabelSource, words: Words, terms: _Terms) -> dict[str, csr_
     return found
 
 
-def _examples(index: LabelSource) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """(feature, position) of every example, of the index's own choice where it has made one."""
+def _at_and_around(index: LabelSource, first: int, words: Words, terms: _Terms) -> dict[str, csr_matrix]:
+    """What is at and around the examples of the features from `first` on, a chunk of them."""
+    last = min(first + _CHUNK, index.d_sae)
+    features, positions = _examples(index, first, last)
+    run = words.run_of[positions]
+    around = run[:, None] + np.arange(-_BEFORE, _AFTER + 1)
+    inside = (around >= 0) & (around < words.run_item.size)
+    around = around.clip(0, words.run_item.size - 1)
+    inside &= words.region[words.run_start[around]] == words.region[positions][:, None]
+    near = np.where(inside, terms.of_item[words.run_item[around]], -1)
+    at = terms.of_item[words.slots[positions, SLOT["inside"]]]
+    return {
+        "peaks": _counted(features, at, last - first, terms),
+        "context": _counted(np.repeat(features, near.shape[1]), near.ravel(), last - first, terms),
+    }
+
+
+def _examples(index: LabelSource, first: int, last: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """(feature, counted from `first`; position) of every example of features[first:last], of the index's own choice where it
+    has made one."""
     if index.has("example_positions"):
-        chosen = np.asarray(index.arrays["example_positions"])
+        chosen = np.asarray(index.arrays["example_positions"][first:last])
         flat = chosen.reshape(chosen.shape[0], -1)
         row, slot = np.nonzero(flat != np.uint32(0xFFFFFFFF))
         return row, flat[row, slot].astype(np.int64)
-    offsets = np.asarray(index.arrays["feature_offsets"])
+    offsets = np.asarray(index.arrays["feature_offsets"][first : last + 1])
     features, positions = [], []
     for feature in np.flatnonzero(np.diff(offsets)).tolist():
         own = slice(int(offsets[feature]), int(offsets[feature + 1]))

@@ -22,6 +22,7 @@ from saescope.evaluation.subject import Subject
 from saescope.features.index import FeatureIndex, coder_fingerprint
 from saescope.features.index.manifest import KIND, MANIFEST
 from saescope.features.index.progress import PROGRESS
+from saescope.features.index.sources import sources_of
 from saescope.features.labels import read_labels
 from saescope.features.search import MeaningSearch
 from saescope.lm import LanguageModel
@@ -139,11 +140,9 @@ class ServedCoder:
         names = index.manifest.names.get("sources", [])
         own = np.asarray(index.arrays["document"])[np.asarray(index.arrays["kept"]) > 0]
         of_document = np.bincount(own[own >= 0], minlength=len(index.documents))
-        counts = dict.fromkeys(names, 0)
-        for document, count in zip(index.documents, of_document.tolist(), strict=True):
-            name = document.source.rsplit(":", 1)[0]
-            counts[name] = counts.get(name, 0) + count
-        return [counts[name] for name in names]
+        counted, source_of = sources_of(index.documents)
+        counts = dict(zip(counted, np.bincount(source_of, of_document, len(counted)).tolist(), strict=True))
+        return [int(counts.get(name, 0)) for name in names]
 
     def members(self, family: int) -> list[int]:
         """The features of a family, those that fire most first."""

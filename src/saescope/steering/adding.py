@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -33,10 +33,12 @@ class AddFeature:
     strength: in units of `maximum`, the feature's largest activation on text; one number, or one for each row of the batch,
     so that a baseline (0) and steered rows run side by side. A row of strength 0 keeps the model's own bits.
     Kept positions only: not padding, not the special tokens and attention sinks that `rule` leaves out. The rule looks at
-    those of its points that the pass reaches before the edit, which the edit cannot have changed; without a rule every real
-    position is edited. A coder that normalises each token by itself adds in that token's own scale, as its decoder does.
+    those of its points that the pass reaches before the first edit, which that cannot have changed, and what it finds holds at
+    every point the coder writes; without a rule every real position is edited. A coder that normalises each token by itself
+    adds in that token's own scale, as its decoder does.
 
-    CoderError for a feature the coder has not, UsageError for a strength or maximum that is no number.
+    CoderError for a feature the coder has not, and in a run for a coder of another width than the model; UsageError for a
+    strength or maximum that is no number.
     """
 
     def __init__(
@@ -50,7 +52,7 @@ class AddFeature:
     ) -> None:
         if not 0 <= feature < coder.d_sae:
             raise CoderError(f"feature {feature} is not one of the coder's {coder.d_sae}; give 0 to {coder.d_sae - 1}")
-        strengths = (strength,) if isinstance(strength, int | float) else tuple(strength)
+        strengths = tuple(float(value) for value in (strength if isinstance(strength, Iterable) else [strength]))
         for value in (*strengths, maximum):
             if not math.isfinite(value):
                 raise UsageError(f"strength {strength} and maximum {maximum} must be numbers, in units of activation")
@@ -59,6 +61,7 @@ class AddFeature:
         self.maximum = maximum
         self._direction = coder.W_dec.detach()[feature].float()
         self._sinks: list[tuple[Positions, Bool[Tensor, "batch seq"]]] = []
+        self._decided: tuple[Positions, Bool[Tensor, "batch seq"]] | None = None
         self._edited, self._residual, self._count = [0.0] * len(strengths), 0.0, 0
         self._rows_counted = [0] * len(strengths)
 
@@ -99,16 +102,26 @@ class AddFeature:
         kept = positions.real.to(values.device)
         if self.rule is None:
             return kept
+        if self._decided is not None and self._decided[0] is positions:
+            # At a later point norms are those of what was edited before.
+            return self._decided[1].to(values.device)
         if point in self.rule.reference_norm:
             self._add_sinks(point, values, positions)
         for of, sinks in self._sinks:
             if of is positions:
                 kept = kept & ~sinks
         special = torch.tensor(sorted(self.rule.special_ids), dtype=torch.long, device=positions.tokens.device)
-        return kept & ~torch.isin(positions.tokens, special).to(values.device)
+        kept = kept & ~torch.isin(positions.tokens, special).to(values.device)
+        self._decided = (positions, kept)
+        return kept
 
     def _adder(self, point: str, direction: Tensor) -> Callable[[Tensor, Positions], Tensor]:
         def add(values: Tensor, positions: Positions) -> Tensor:
+            if values.shape[-1] != direction.numel():
+                raise CoderError(
+                    f"coder {self.coder.metadata.name or 'given'} writes {direction.numel()} numbers at {point}, "
+                    f"the model has {values.shape[-1]} there; give its own model's coder"
+                )
             strength = self._per_row(values)
             kept = self._kept(point, values, positions)
             before = values[kept].float()

@@ -10,13 +10,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tests.features.index.built import tiny_index
+from tests.features.index.built import tiny_coder, tiny_index
 from tests.measured import tiny_lm
 from transformers import PreTrainedTokenizerFast
 
 from saescope import coders
 from saescope.coders import SparseCoder
-from saescope.errors import OccupiedError, SaescopeError, UsageError
+from saescope.errors import CoderError, FeatureIndexError, OccupiedError, SaescopeError, UsageError
 from saescope.features import FeatureIndex
 from saescope.features.exports import NeuronpediaSource, feature_json, neuronpedia, write_neuronpedia
 from saescope.lm import LanguageModel
@@ -105,6 +105,17 @@ def test_every_line_of_a_file_has_the_keys_of_its_first(
     assert (source["id"], source["setName"], of_set["name"]) == ("1-random", "random", "random")
     assert of_set["releaseName"] == release["name"]
     assert (model["id"], model["layers"]) == ("tiny", 3)
+
+
+def test_another_coder_and_another_model_are_refused(
+    index: FeatureIndex, coder: SparseCoder, bos_tokenizer: PreTrainedTokenizerFast, tmp_path: Path
+) -> None:
+    with pytest.raises(CoderError, match="is not the one that was indexed; load that, random"):
+        feature_json(index, 0, coder=tiny_coder(seed=9))
+    other = tiny_lm(bos_tokenizer, name="other", seed=5)
+    with pytest.raises(FeatureIndexError, match="the model given is other, whose weights are others"):
+        write_neuronpedia(index, tmp_path / "out", coder=coder, lm=other)
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_features_json_says_what_the_index_says(index: FeatureIndex, coder: SparseCoder, lm: LanguageModel) -> None:

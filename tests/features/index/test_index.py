@@ -274,6 +274,39 @@ def test_an_interrupted_build_goes_on_and_ends_the_same(
     assert not (tmp_path / "index" / "progress.json").exists()
 
 
+def test_the_source_of_an_interrupted_build_can_be_given_again(
+    coder: SparseCoder, bos_tokenizer: PreTrainedTokenizerFast, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("saescope.features.index.source._UNIT_POSITIONS", 200)
+    # Batches, and so units, of two sequences.
+    monkeypatch.setattr("saescope.features.index.source.BATCH_TOKENS", 64)
+    corpus = Corpus.open(str(text_folder(tmp_path / "text")))
+
+    def source() -> TextSource:
+        return TextSource(coder, tiny_lm(bos_tokenizer), corpus, tokens=2400, options=OPTIONS)
+
+    def stop(stage: str, done: int, total: int) -> None:
+        if stage == "encode" and done > total // 2:
+            raise KeyboardInterrupt
+
+    begun = source()
+    with pytest.raises(KeyboardInterrupt):
+        build_index(coder, begun, tmp_path / "again", progress=stop)
+    again = build_index(coder, begun, tmp_path / "again")
+    at_once = build_index(coder, source(), tmp_path / "at once")
+    assert arrays_of(again) == arrays_of(at_once)
+    assert again.documents == at_once.documents
+
+
+def test_a_document_that_is_in_no_table_is_refused(
+    coder: SparseCoder, store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = StoreSource(coder, store)
+    monkeypatch.setattr(source, "documents", lambda: store.documents[:3])
+    with pytest.raises(FeatureIndexError, match="its text has 3; remove"):
+        build_index(coder, source, tmp_path / "index")
+
+
 def test_a_killed_build_goes_on_and_ends_the_same(
     index: FeatureIndex, store: Store, bos_tokenizer: PreTrainedTokenizerFast, tmp_path: Path
 ) -> None:
@@ -379,7 +412,7 @@ def test_a_damaged_file_is_named(
     copy = tmp_path / "index"
     shutil.copytree(index.path, copy)
     damage(copy / name)
-    with pytest.raises(FeatureIndexError, match=message.format(name)) as caught:
+    with pytest.raises(FeatureIndexError, match=message.format(name) + ".*; remove .* and build it again") as caught:
         FeatureIndex.open(copy)
     assert "\n" not in str(caught.value)
 
@@ -457,6 +490,20 @@ def test_a_coder_of_another_model_is_refused(store: Store, tmp_path: Path) -> No
     TextSource(other, lm, Corpus.open(str(tmp_path / "text")), tokens=100)
 
 
+def test_output_tokens_of_another_model_are_refused(
+    store: Store, bos_tokenizer: PreTrainedTokenizerFast, tmp_path: Path
+) -> None:
+    lm, other = tiny_lm(bos_tokenizer), tiny_lm(bos_tokenizer, name="other", seed=5)
+    silent = tiny_coder()
+    with pytest.raises(FeatureIndexError, match=r"index is of .*, the model given is other, whose weights are others"):
+        build_index(silent, StoreSource(silent, store), tmp_path / "index", lm=other)
+    assert not (tmp_path / "index").exists()
+    source = StoreSource(silent, store)
+    silent.metadata.model = {**lm.identity(), "weights": "0" * 64}
+    with pytest.raises(CoderError, match="the model given is of tiny"):
+        build_index(silent, source, tmp_path / "index", lm=lm)
+
+
 def test_only_one_process_builds(coder: SparseCoder, store: Store, tmp_path: Path) -> None:
     import filelock
 
@@ -526,3 +573,24 @@ def test_output_tokens_are_added_when_the_model_comes_later(
     at_once = build_index(coder, StoreSource(coder, store), tmp_path / "at once", lm=lm)
     assert arrays_of(added) == arrays_of(at_once)
     assert (added.path / "features.parquet").read_bytes() == (at_once.path / "features.parquet").read_bytes()
+
+
+@pytest.mark.parametrize("after", ["weights", "forms", "tables"])
+def test_adding_output_tokens_can_be_interrupted(
+    coder: SparseCoder, store: Store, bos_tokenizer: PreTrainedTokenizerFast, tmp_path: Path, after: str
+) -> None:
+    build_index(coder, StoreSource(coder, store), tmp_path / "index")
+    lm = tiny_lm(bos_tokenizer)
+
+    def stop(stage: str, done: int, total: int) -> None:
+        if stage == after and done == total:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        build_index(coder, StoreSource(coder, store), tmp_path / "index", lm=lm, progress=stop)
+    FeatureIndex.open(tmp_path / "index").verify()
+    added = build_index(coder, StoreSource(coder, store), tmp_path / "index", lm=lm)
+    added.verify()
+    at_once = build_index(coder, StoreSource(coder, store), tmp_path / "at once", lm=lm)
+    assert arrays_of(added) == arrays_of(at_once)
+    assert added.manifest.files == at_once.manifest.files

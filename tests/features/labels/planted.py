@@ -101,6 +101,33 @@ class PlantedIndex:
         )
 
 
+class BytesIndex(PlantedIndex):
+    """One whose first token and commonest one are the first byte of a character: what is read behind them is broken."""
+
+    def pieces(self, tokens: Sequence[int]) -> list[str]:
+        found = super().pieces(tokens)
+        if tokens[0] not in (int(self.arrays["tokens"][0]), int(np.bincount(self.arrays["tokens"]).argmax())):
+            return found
+        return ["\ufffd"] if len(tokens) == 1 else ["", "\ufffd" + found[1], *found[2:]]
+
+
+def many_features(index: PlantedIndex, n: int) -> PlantedIndex:
+    """`n` features that fire at random on an index's text, with as many examples as an index has."""
+    rng = np.random.default_rng(0)
+    kept = np.flatnonzero(index.arrays["kept"])
+    own = [np.sort(rng.choice(kept, 400, replace=False)) for _ in range(n)]
+    examples = np.stack([rng.choice(one, 96, replace=False).reshape(6, 16) for one in own])
+    arrays = {
+        **index.arrays,
+        "feature_positions": np.concatenate(own).astype(np.uint32),
+        "feature_offsets": np.arange(n + 1, dtype=np.int64) * 400,
+        "feature_values": rng.uniform(0.1, 1, 400 * n).astype(np.float16),
+        "maximum": np.ones(n, np.float32),
+        "example_positions": examples.astype(np.uint32),
+    }
+    return PlantedIndex(arrays, index.documents, n)
+
+
 def planted_index(n_sequences: int = 240, length: int = 128, seed: int = 0) -> PlantedIndex:
     """Two sequences a document. Plain words with the planted phrases strewn in; every fourth document is about the sea,
     every fourth about the law."""

@@ -6,6 +6,7 @@ import json
 import re
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -95,6 +96,14 @@ def test_half_right_on_one_side_is_three_quarters(planted: PlantedIndex) -> None
     assert label.interval[0] < 0.75 < label.interval[1]
 
 
+@pytest.mark.parametrize(("tried", "known"), [(4, False), (5, True)])
+def test_few_windows_have_no_interval(planted: PlantedIndex, tried: int, known: bool) -> None:
+    options = AskingOptions(explained=8, tried=tried, per_prompt=4)
+    label = asked_labels(planted, Scripted(line_oracle), [FEATURE["line"]], options).labels[0]
+    assert label.score == 1.0
+    assert (label.interval is not None) == known
+
+
 def test_explainer_and_judge_never_see_the_same_text(planted: PlantedIndex) -> None:
     half = halves_of(planted).half
     drawer = ExcerptDrawer(planted)
@@ -151,6 +160,8 @@ def test_rare_feature_is_explained_and_not_scored(planted: PlantedIndex) -> None
 def test_estimate_is_what_is_asked(planted: PlantedIndex) -> None:
     features = [FEATURE["line"], FEATURE["Alaska"]]
     cost = estimated_cost(planted, features, OPTIONS, prompt_price=1.0, completion_price=10.0, model_name="scripted")
+    # An estimate leaves nothing behind.
+    assert not (planted.path / "labels").exists()
     model = Scripted(line_oracle, "x" * 60)
     asked_labels(planted, model, features, OPTIONS)
     assert cost.calls == len(model.explained) + len(model.judged)
@@ -173,6 +184,45 @@ def test_finished_features_are_not_asked_again(planted: PlantedIndex) -> None:
     other = Scripted(line_oracle, "anew")
     asked_labels(planted, other, features[:1], AskingOptions(explained=8, tried=12, per_prompt=3))
     assert len(other.explained) == 1
+
+
+def test_progress_counts_the_features_wanted(planted: PlantedIndex) -> None:
+    features = sorted([FEATURE["line"], FEATURE["sea"], FEATURE["court"]])
+    asked_labels(planted, Scripted(line_oracle), features[:1], OPTIONS)
+    seen: list[tuple[str, int, int]] = []
+    asked_labels(planted, Scripted(line_oracle), features[1:], OPTIONS, progress=lambda *told: seen.append(told))
+    assert seen == [("asking", 0, 2), ("asking", 1, 2), ("asking", 2, 2)]
+
+
+def test_interruption_asks_nothing_more_and_keeps_what_is_finished(planted: PlantedIndex) -> None:
+    """It comes when one feature is done, another at its last question and a third at its first."""
+    elsewhere = PlantedIndex(planted.arrays, planted.documents, planted.d_sae, planted.path / "other")
+    court, sea = (Scripted(line_oracle) for _ in range(2))
+    asked_labels(elsewhere, court, [FEATURE["court"]], OPTIONS)
+    asked_labels(elsewhere, sea, [FEATURE["sea"]], OPTIONS)
+    interrupted = threading.Event()
+
+    class Waiting(Scripted):
+        def reply(self, system: str, prompt: str, max_tokens: int) -> Reply:
+            if prompt in (court.judged[-1], sea.explained[0]):
+                assert interrupted.wait(30)
+            return super().reply(system, prompt, max_tokens)
+
+    model = Waiting(line_oracle)
+    model.at_once = 3
+
+    def told(stage: str, done: int, total: int) -> None:
+        if done == 1:
+            interrupted.set()
+            raise KeyboardInterrupt
+
+    features = [FEATURE[name] for name in ("line", "court", "sea")]
+    with pytest.raises(KeyboardInterrupt):
+        asked_labels(planted, model, features, OPTIONS, progress=told)
+    assert len(set(sea.judged) & set(model.judged)) < len(sea.judged)
+    again = Scripted(line_oracle)
+    asked_labels(planted, again, features, OPTIONS)
+    assert again.explained == sea.explained
 
 
 def test_torn_line_is_asked_again_and_does_not_spoil_the_next(tmp_path: Path) -> None:

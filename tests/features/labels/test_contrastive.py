@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
+import tracemalloc
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from tests.features.labels.planted import (
     DEAD_FEATURE,
     FEATURE,
+    NUMBER,
     PLANTED,
     RANDOM_FEATURE,
     RARE_FEATURE,
     VOCABULARY,
+    BytesIndex,
     PlantedIndex,
+    many_features,
     planted_index,
 )
 
 from saescope.errors import UsageError
-from saescope.features.labels import LabelTable, contrastive_labels
+from saescope.features.labels import LabelTable, contrastive, contrastive_labels
 from saescope.features.labels.halves import HELD_OUT, LABEL, halves_of
 from saescope.features.labels.log_odds import log_odds
 from saescope.features.labels.scores import balanced_accuracy, scores_of
@@ -83,11 +89,35 @@ def test_label_of_noise_is_found_out(table: LabelTable) -> None:
     assert label.parts["fit"] > label.score
 
 
+def test_text_is_not_read_behind_a_part_of_a_character(table: LabelTable, index: PlantedIndex) -> None:
+    tops = np.full((index.d_sae, 5), NUMBER[" Alaska"], np.int32)
+    broken = BytesIndex({**index.arrays, "lens_top": tops}, index.documents, index.d_sae)
+    labels = contrastive_labels(broken).labels
+    assert [label.text for label in labels] == [label.text for label in table.labels]
+    assert labels[0].parts["outputs"] == [" Alaska"] * 5
+
+
 def test_rare_feature_has_a_label_and_no_score(table: LabelTable) -> None:
     label = table.by_feature[RARE_FEATURE]
     assert (label.text, label.score, label.interval, label.controls) == ('"zebra"', None, None, {})
     assert DEAD_FEATURE not in table.by_feature
     assert len(table) == len(PLANTED) + 2
+
+
+@pytest.mark.parametrize("side", [LABEL, HELD_OUT])
+def test_feature_of_one_half_has_a_label_and_no_score(index: PlantedIndex, side: int) -> None:
+    half = halves_of(index).half
+    own = [p for p in np.flatnonzero(half == side) if VOCABULARY[index.arrays["tokens"][p]] == " Alaska"]
+    assert len(own) > 10
+    arrays = {
+        **index.arrays,
+        "feature_positions": np.array(own, np.uint32),
+        "feature_values": np.full(len(own), 0.9, np.float16),
+        "feature_offsets": np.array([0, len(own)], np.int64),
+    }
+    label = contrastive_labels(PlantedIndex(arrays, index.documents, 1)).labels[0]
+    assert (label.score, label.interval, label.controls) == (None, None, {})
+    assert "alaska" in label.text.casefold()
 
 
 def test_intervals_hold_the_score(table: LabelTable) -> None:
@@ -104,10 +134,31 @@ def test_labels_depend_on_the_index_and_the_seed_alone(table: LabelTable, index:
         (label.text, label.score, label.interval) for label in table.labels
     ]
     alone = contrastive_labels(index, [FEATURE["sea"]]).labels[0]
+    # There is no other feature whose label could be tried on it.
+    assert list(alone.controls) == ["top_token"]
     same = table.by_feature[FEATURE["sea"]]
     assert (alone.text, alone.score, alone.interval) == (same.text, same.score, same.interval)
     other = contrastive_labels(index, seed=1)
     assert [label.score for label in other.labels] != [label.score for label in table.labels]
+
+
+def test_memory_is_of_a_few_features_at_once(index: PlantedIndex, monkeypatch: pytest.MonkeyPatch) -> None:
+    many = many_features(index, 480)
+    at_once = contrastive_labels(many)
+    monkeypatch.setattr(contrastive, "_CHUNK", 16)
+    tracemalloc.start()
+    try:
+        words_of(index)
+        _, for_words = tracemalloc.get_traced_memory()
+        tracemalloc.reset_peak()
+        found = contrastive_labels(many)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert [replace(label, version="") for label in found.labels] == [
+        replace(one, version="") for one in at_once.labels
+    ]
+    assert peak - for_words < 480 * 20_000
 
 
 def test_features_that_do_not_exist_are_refused(index: PlantedIndex) -> None:

@@ -143,6 +143,14 @@ def test_addresses_that_are_none_are_refused(address: str) -> None:
 def test_keys_come_from_the_environment_alone() -> None:
     assert key_from_environment({"OPENAI_API_KEY": "b", "SAESCOPE_API_KEY": "a"}) == "a"
     assert key_from_environment({"OPENAI_API_KEY": "b", "SAESCOPE_API_KEY": ""}) == "b"
+    assert key_from_environment({"OPENAI_API_KEY": "b\r\n", "SAESCOPE_API_KEY": " \n"}) == "b"
     assert key_from_environment({}) is None
     with pytest.raises(UsageError, match="not into the endpoint's address"):
         Endpoint("http://user:secret@host/v1", "small")
+
+
+@pytest.mark.parametrize("key", ["sk-\u043a\u043b\u044e\u0447", "sk-secret\n", "sk-\rsecret", "sk-caf\u00e9"])
+def test_key_that_no_header_carries_is_refused_and_not_shown(key: str) -> None:
+    with pytest.raises(UsageError, match="SAESCOPE_API_KEY or OPENAI_API_KEY") as caught:
+        Endpoint("http://127.0.0.1:9/v1", "small", key=key)
+    assert "sk-" not in str(caught.value)

@@ -26,9 +26,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from saescope.coders import SparseCoder
-from saescope.errors import UsageError
+from saescope.errors import CoderError, UsageError
 from saescope.features.exports.selection import ExportedLabel, chosen_features, whole_folder
-from saescope.features.index import FeatureIndex
+from saescope.features.index import FeatureIndex, coder_fingerprint
 from saescope.features.weights import logit_histogram, why_no_lens
 from saescope.lm import LanguageModel, common_layer, sae_lens_hook_name
 
@@ -96,7 +96,7 @@ def feature_json(
     lm: LanguageModel | None = None,
 ) -> Record:
     """A feature as Neuronpedia's API gives it, activations and explanation inside. coder: for its vector; lm with it: for the
-    histogram of logits."""
+    histogram of logits. CoderError and FeatureIndexError for others than the indexed coder and its model."""
     source = source or NeuronpediaSource.of(index)
     rows = _Rows(index, source, coder, lm)
     index.check_feature(feature)
@@ -197,6 +197,13 @@ class _Rows:
     def __init__(
         self, index: FeatureIndex, source: NeuronpediaSource, coder: SparseCoder | None, lm: LanguageModel | None
     ) -> None:
+        if coder is not None and coder_fingerprint(coder) != index.manifest.coder.fingerprint:
+            raise CoderError(
+                f"coder {coder.metadata.name or 'given'} is not the one that was indexed; load that, "
+                f"{index.manifest.coder.name}"
+            )
+        if lm is not None:
+            index.manifest.check_model(lm.identity())
         self.index, self.source, self.coder, self.lm = index, source, coder, lm
         self.created = index.manifest.created
         self._has_lens = coder is not None and lm is not None and why_no_lens(coder, lm) is None

@@ -68,7 +68,9 @@ def _features(index: FeatureIndex, chosen: list[int], labels: Mapping[int, Expor
     try:
         table = pq.read_table(path).take(pa.array(chosen))
     except (pa.ArrowException, OSError) as error:
-        raise FeatureIndexError(f"cannot read {path}: {str(error).splitlines()[0]}; build the index again") from None
+        raise FeatureIndexError(
+            f"cannot read {path}: {str(error).splitlines()[0]}; remove the index and build it again"
+        ) from None
     own = [labels.get(feature) for feature in chosen]
     return (
         table.append_column("label", pa.array([label and _text(label.text) for label in own], pa.string()))

@@ -38,6 +38,8 @@ def chosen_features(index: FeatureIndex, features: Sequence[int] | None) -> list
 def whole_folder(folder: Path) -> Iterator[Path]:
     """A folder to fill, beside `folder`, that takes its name when the block ends without an error; else nothing is left.
     OccupiedError where something is there, SaescopeError where nothing can be written."""
+    # "." has no name to put another beside.
+    folder = folder.resolve()
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise OccupiedError(f"{folder} holds something; choose another --out, or remove it")
     temporary = folder.with_name(f".{folder.name}.writing")
@@ -56,4 +58,15 @@ def whole_folder(folder: Path) -> Iterator[Path]:
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
         if made is not None and not done:
-            shutil.rmtree(made, ignore_errors=True)
+            _remove_empty(folder.parent, made)
+
+
+def _remove_empty(folder: Path, last: Path) -> None:
+    """Remove `folder` and what it is in, up to `last`, as far as nothing is there: another export may have come meanwhile."""
+    for one in (folder, *folder.parents):
+        try:
+            one.rmdir()
+        except OSError:
+            return
+        if one == last:
+            return

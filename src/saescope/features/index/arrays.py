@@ -76,7 +76,7 @@ def read_array(folder: Path, name: str) -> NDArray[Any]:
         # An empty array cannot be mapped.
         values = _read_unmapped(path)
     except (OSError, EOFError) as error:
-        raise FeatureIndexError(f"cannot read {path}: {_reason(error)}; build the index again") from None
+        raise FeatureIndexError(f"cannot read {path}: {_reason(error)}; remove the index and build it again") from None
     return values
 
 
@@ -84,7 +84,7 @@ def _read_unmapped(path: Path) -> NDArray[Any]:
     try:
         values: NDArray[Any] = np.load(path, allow_pickle=False)
     except (ValueError, OSError, EOFError) as error:
-        raise FeatureIndexError(f"damaged {path}: {_reason(error)}; build the index again") from None
+        raise FeatureIndexError(f"damaged {path}: {_reason(error)}; remove the index and build it again") from None
     return values
 
 

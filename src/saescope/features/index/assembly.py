@@ -80,7 +80,9 @@ def _part(folder: Path, number: int, fingerprint: str) -> Part:
 
 def _check(part: Part, d_sae: int, number: int) -> None:
     if len(part.features) and int(part.features.max()) >= d_sae:
-        raise FeatureIndexError(f"part {number} names a feature beyond {d_sae}; it is damaged, build the index again")
+        raise FeatureIndexError(
+            f"part {number} names a feature beyond {d_sae}; it is damaged, remove the index and build it again"
+        )
 
 
 def transpose(folder: Path, memory: int, told: Callable[[int, int], None]) -> None:

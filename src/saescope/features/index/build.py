@@ -20,9 +20,9 @@ import torch
 from saescope.activations.documents import DOCUMENTS, encode_documents
 from saescope.coders import SparseCoder
 from saescope.errors import FeatureIndexError, OccupiedError, UsageError
-from saescope.features.index.arrays import ARRAYS
+from saescope.features.index.arrays import ARRAYS, array_path
 from saescope.features.index.assembly import assemble, transpose
-from saescope.features.index.facts import NO_MODEL, OUTPUT_TOKENS, write_families, write_forms, write_weights
+from saescope.features.index.facts import FACTS, NO_MODEL, OUTPUT_TOKENS, write_families, write_forms, write_weights
 from saescope.features.index.manifest import MANIFEST, IndexedCoder, IndexManifest, recorded
 from saescope.features.index.parts import PARTS, Part, parts_done, positions_of, write_part
 from saescope.features.index.progress import Progress, kept_progress
@@ -30,6 +30,7 @@ from saescope.features.index.reader import TOKENIZER, FeatureIndex
 from saescope.features.index.source import Source
 from saescope.features.index.statistics import find_coactive, sweep_features
 from saescope.features.index.tables import FEATURES, write_features
+from saescope.features.store_pass import check_weights
 from saescope.whole_files import write_whole
 
 if TYPE_CHECKING:
@@ -57,11 +58,15 @@ def build_index(
 
     An interrupted build goes on behind its last finished part; a finished one of the same coder and text is opened; any other
     folder that holds something is an OccupiedError. `lm`: the coder's model, for output tokens, which the index does without
-    otherwise, and which are added to a finished index that was built without. `memory`: bytes that the transpose may take
-    beside a part's codes. `progress(stage, done, total)`; the same is kept in `progress.json` while the build lasts.
+    otherwise, and which are added to a finished index that was built without; one of other weights is refused. `memory`:
+    bytes that the transpose may take beside a part's codes. `progress(stage, done, total)`; the same is kept in
+    `progress.json` while the build lasts.
     """
     folder = Path(out)
     manifest = _planned(coder, source, folder, coder_path)
+    if lm is not None:
+        manifest.check_model(lm.identity())
+        check_weights(coder, lm.identity(), "the model given")
     if memory < 2**20:
         raise UsageError(f"{memory} bytes of memory are too few for an index; give at least 1 MiB")
     if _is_finished(folder, manifest):
@@ -130,12 +135,18 @@ class _Builder:
     def describe(self) -> None:
         """What follows from the codes on disk, the coder's weights and its model; then the index is complete."""
         manifest, folder = self.manifest, self.folder
+        tokenizer = self.source.tokenizer()
+        if manifest.complete:
+            # An interruption leaves files of other sizes, which the manifest on disk must not contradict.
+            rewritten = {FEATURES, *(array_path(folder, name).relative_to(folder).as_posix() for name in FACTS)}
+            manifest.files = {name: record for name, record in manifest.files.items() if name not in rewritten}
+            manifest.write(folder)
+        else:
+            tokenizer.save_pretrained(str(folder / TOKENIZER))
         manifest.skipped = {}
         self._timed("weights", lambda: write_weights(folder, manifest, self.coder, self.lm))
         self._timed("families", lambda: write_families(folder, manifest, self.coder))
-        tokenizer = self.source.tokenizer()
         self._timed("forms", lambda: write_forms(folder, manifest, tokenizer))
-        tokenizer.save_pretrained(str(folder / TOKENIZER))
         if not manifest.complete:
             manifest.write(folder)
         index = FeatureIndex(folder, manifest)

@@ -32,6 +32,10 @@ if TYPE_CHECKING:
 OUTPUT_TOKENS, NO_MODEL = "output tokens", "the coder's model was not at hand"
 _LENS = ("lens_top", "lens_top_logits", "lens_bottom", "lens_bottom_logits", "lens_peak")
 _NEAREST = tuple(f"nearest_{which}{suffix}" for which in ("decoder", "encoder") for suffix in ("", "_cosine"))
+_NEURONS = ("neurons", "neuron_weights", "neuron_shares")
+_SPLITS = ("split_coarse", "split_fine", "split_share", "split_cosine")
+FACTS = (*_LENS, "decoder_norm", *_NEURONS, *_NEAREST, "map", "form", "level", "family", *_SPLITS)
+"""The arrays that are written here, and written again when the coder's model comes later."""
 
 
 def write_weights(folder: Path, manifest: IndexManifest, coder: SparseCoder, lm: LanguageModel | None) -> None:
@@ -42,14 +46,13 @@ def write_weights(folder: Path, manifest: IndexManifest, coder: SparseCoder, lm:
         manifest.skipped[OUTPUT_TOKENS] = reason or "the model has no lens"
         _forget(folder, *_LENS)
     else:
-        values = (lens.top, lens.top_logits, lens.bottom, lens.bottom_logits, lens.peak)
-        for name, array in zip(_LENS, values, strict=True):
+        outputs = (lens.top, lens.top_logits, lens.bottom, lens.bottom_logits, lens.peak)
+        for name, array in zip(_LENS, outputs, strict=True):
             write_array(folder, name, array)
     write_array(folder, "decoder_norm", decoder_norms(coder))
     neurons = neuron_alignment(coder)
-    write_array(folder, "neurons", neurons.index)
-    write_array(folder, "neuron_weights", neurons.weight)
-    write_array(folder, "neuron_shares", neurons.share)
+    for name, values in zip(_NEURONS, (neurons.index, neurons.weight, neurons.share), strict=True):
+        write_array(folder, name, values)
     if coder.d_sae > MAX_LATENTS:
         manifest.skipped["nearest features"] = f"{coder.d_sae:,} latents are too many to compare each with each"
         _forget(folder, *_NEAREST)
@@ -100,10 +103,8 @@ def write_families(folder: Path, manifest: IndexManifest, coder: SparseCoder) ->
     level = latent_levels(manifest.coder.levels, coder.d_sae)
     write_array(folder, "level", level)
     found = splits(level, coactive, read("coactive_count"), read("count"), manifest.counts.tokens, coder.W_dec)
-    write_array(folder, "split_coarse", found.coarse)
-    write_array(folder, "split_fine", found.fine)
-    write_array(folder, "split_share", found.share)
-    write_array(folder, "split_cosine", found.cosine)
+    for name, values in zip(_SPLITS, (found.coarse, found.fine, found.share, found.cosine), strict=True):
+        write_array(folder, name, values)
 
 
 def _forget(folder: Path, *names: str) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Self
 
@@ -83,19 +84,23 @@ class IndexManifest(_Record):
         except (FileNotFoundError, NotADirectoryError):
             return None
         except (OSError, ValueError) as error:
-            raise FeatureIndexError(f"damaged {path}: {' '.join(str(error).split())}; build the index again") from None
+            raise FeatureIndexError(
+                f"damaged {path}: {' '.join(str(error).split())}; remove the index and build it again"
+            ) from None
         if not isinstance(data, dict) or data.get("kind") != KIND:
             return None
         if data.get("schema") != SCHEMA:
             raise FeatureIndexError(
-                f"{path} has schema {data.get('schema')}, this saescope reads {SCHEMA}; build the index again"
+                f"{path} has schema {data.get('schema')}, this saescope reads {SCHEMA}; remove the index and build it again"
             )
         try:
             return cls.model_validate(data)
         except ValidationError as error:
             first = error.errors()[0]
             where = ".".join(str(part) for part in first["loc"])
-            raise FeatureIndexError(f"damaged {path}: {where}, {first['msg'].lower()}; build the index again") from None
+            raise FeatureIndexError(
+                f"damaged {path}: {where}, {first['msg'].lower()}; remove the index and build it again"
+            ) from None
 
     def write(self, folder: Path) -> None:
         write_json(folder / MANIFEST, self.model_dump(by_alias=True))
@@ -103,6 +108,14 @@ class IndexManifest(_Record):
     def request(self) -> dict[str, Any]:
         """What was asked for: two builds into one folder are the same when these are equal."""
         return {"coder": self.coder.fingerprint, "source": self.source, "options": self.options}
+
+    def check_model(self, model: Mapping[str, Any]) -> None:
+        """FeatureIndexError where `model`, a `LanguageModel.identity()`, has other weights than the indexed one's."""
+        if None not in (self.model.get("weights"), model.get("weights")) and self.model["weights"] != model["weights"]:
+            raise FeatureIndexError(
+                f"the index is of {self.model.get('spec') or self.model.get('name')}, the model given is "
+                f"{model.get('spec') or model.get('name')}, whose weights are others; give its own model"
+            )
 
     def fingerprint(self) -> str:
         return hashlib.sha256(json.dumps(self.request(), sort_keys=True).encode()).hexdigest()[:16]
@@ -119,11 +132,13 @@ def check_sizes(folder: Path, manifest: IndexManifest) -> None:
         try:
             size = (folder / name).stat().st_size
         except OSError:
-            raise FeatureIndexError(f"{name} is missing from the index {folder}; build the index again") from None
+            raise FeatureIndexError(
+                f"{name} is missing from the index {folder}; remove the index and build it again"
+            ) from None
         if size != record.bytes:
             raise FeatureIndexError(
                 f"damaged {name} in the index {folder}: {size:,} bytes, the manifest says {record.bytes:,}; "
-                "build the index again"
+                "remove the index and build it again"
             )
 
 
@@ -133,5 +148,5 @@ def verify(folder: Path, manifest: IndexManifest) -> None:
     for name, record in manifest.files.items():
         if recorded(folder / name) != record:
             raise FeatureIndexError(
-                f"damaged {name} in the index {folder}: its sha256 is not the manifest's; build the index again"
+                f"damaged {name} in the index {folder}: its sha256 is not the manifest's; remove the index and build it again"
             )

@@ -101,7 +101,9 @@ class FeatureIndex:
             check_sizes(folder, manifest)
         index = cls(folder, manifest)
         if len(index.arrays["feature_offsets"]) != index.d_sae + 1:
-            raise FeatureIndexError(f"damaged {ARRAYS}/feature_offsets.npy in {path}; build the index again")
+            raise FeatureIndexError(
+                f"damaged {ARRAYS}/feature_offsets.npy in {path}; remove the index and build it again"
+            )
         return index
 
     def verify(self) -> None:
@@ -135,7 +137,7 @@ class FeatureIndex:
         except OSError as error:
             raise FeatureIndexError(f"cannot read {self.path / DOCUMENTS}: {error.strerror or error}") from None
         except StoreError:
-            raise FeatureIndexError(f"damaged {self.path / DOCUMENTS}; build the index again") from None
+            raise FeatureIndexError(f"damaged {self.path / DOCUMENTS}; remove the index and build it again") from None
 
     @cached_property
     def places(self) -> TextPlaces:
@@ -250,7 +252,9 @@ class FeatureIndex:
             tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(str(self.path / TOKENIZER))
         except Exception as error:
             reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
-            raise FeatureIndexError(f"damaged {self.path / TOKENIZER} ({reason}); build the index again") from None
+            raise FeatureIndexError(
+                f"damaged {self.path / TOKENIZER} ({reason}); remove the index and build it again"
+            ) from None
         return tokenizer
 
     @cached_property

@@ -159,6 +159,8 @@ class TextSource:
         return self._excerpt.documents
 
     def units(self, first: int) -> Iterator[Iterator[Piece]]:
+        # An excerpt is read once, and an interrupted build may have begun the one before.
+        self._excerpt = Excerpt(self._lm, self._corpus, self._options, self._tokens)
         sequences = iter(self._excerpt)
         size = batch_sequences(BATCH_TOKENS, self._options)
         per_unit = max(1, _UNIT_POSITIONS // (size * self._options.context)) * size

@@ -9,8 +9,10 @@ import numpy as np
 import torch
 
 from saescope.activations.documents import StoredDocument
+from saescope.errors import FeatureIndexError
 from saescope.features.index.arrays import read_array, write_array
 from saescope.features.index.loops import NONE, choose_examples, coactive_range, sweep
+from saescope.features.index.sources import sources_of
 from saescope.kernels.threads import in_ranges
 
 BINS = 64
@@ -47,13 +49,17 @@ def sweep_features(
     sequence, document = read_array(folder, "sequence"), read_array(folder, "document")
     sequence_offsets = np.asarray(read_array(folder, "sequence_offsets"))
     tokens = read_array(folder, "tokens")
+    if len(document) and int(document.max()) >= len(documents):
+        raise FeatureIndexError(
+            f"the index names document {int(document.max())}, its text has {len(documents)}; "
+            f"remove {folder} and build it again"
+        )
     d_sae = len(offsets) - 1
     context = int(np.diff(sequence_offsets).max())
     first_of_bin, bin_names = position_bins(context)
     bin_of_position = (np.searchsorted(first_of_bin, np.arange(context), side="right") - 1).astype(np.uint8)
     shares = np.arange(2**16, dtype=np.uint16).view(np.float16).astype(np.float32)
-    source_names = list(dict.fromkeys(_source(one) for one in documents)) or [""]
-    source_of = np.array([source_names.index(_source(one)) for one in documents] or [0], np.int32)
+    source_names, source_of = sources_of(documents)
     histogram = np.zeros((d_sae, BINS), np.uint32)
     profile = np.zeros((d_sae, len(bin_names)), np.uint32)
     sources = np.zeros((d_sae, len(source_names)), np.uint32)
@@ -102,11 +108,6 @@ def sweep_features(
     for name, values in written.items():
         write_array(folder, name, values)
     return {"position_bins": bin_names, "sources": source_names, "groups": list(GROUPS)}
-
-
-def _source(document: StoredDocument) -> str:
-    """The file or data set a document is from, without its place in it."""
-    return document.source.rsplit(":", 1)[0]
 
 
 def _bin_of_bits(shares: np.ndarray) -> np.ndarray:

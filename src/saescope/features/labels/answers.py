@@ -11,22 +11,20 @@ import json
 import os
 import threading
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, BinaryIO, Self
 
 
 class Answers:
-    """`with Answers(folder, request) as answers`: `answers.known` by feature, `answers.add(feature, record)`."""
+    """`with Answers(folder, request) as answers`: `answers.known` by feature, `answers.add(feature, record)`. Nothing is
+    written before the first of these."""
 
     def __init__(self, folder: Path, request: dict[str, Any]) -> None:
-        folder.mkdir(parents=True, exist_ok=True)
         digest = hashlib.sha256(json.dumps(request, sort_keys=True).encode()).hexdigest()[:16]
         self.path = folder / f"answers-{digest}.jsonl"
         self.known: dict[int, dict[str, Any]] = {}
-        torn = self._read()
+        self._torn = self._read()
         self._lock = threading.Lock()
-        self._file = self.path.open("ab")
-        if torn:
-            self._file.write(b"\n")
+        self._file: BinaryIO | None = None
 
     def _read(self) -> bool:
         """Fills `known`; whether the last line is cut short."""
@@ -46,6 +44,11 @@ class Answers:
         """On the disk when this returns."""
         line = json.dumps({"feature": feature, **record}).encode() + b"\n"
         with self._lock:
+            if self._file is None:
+                self.path.parent.mkdir(parents=True, exist_ok=True)
+                self._file = self.path.open("ab")
+                if self._torn:
+                    self._file.write(b"\n")
             self._file.write(line)
             self._file.flush()
             os.fsync(self._file.fileno())
@@ -55,4 +58,5 @@ class Answers:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._file.close()
+        if self._file is not None:
+            self._file.close()

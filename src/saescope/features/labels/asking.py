@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import threading
 from collections.abc import Callable, Iterable
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import asdict, dataclass
@@ -13,7 +14,7 @@ import numpy as np
 
 from saescope.errors import ModelError, UsageError
 from saescope.features.labels.answers import Answers
-from saescope.features.labels.chat import ChatModel
+from saescope.features.labels.chat import ChatModel, Reply
 from saescope.features.labels.excerpts import ExcerptDrawer, Excerpts, WindowSource
 from saescope.features.labels.judging import detection_questions, fuzzing_questions, judge, prompts_of
 from saescope.features.labels.prompts import DETECTION, EXPLAINER, FUZZING, NULL, explainer_prompt, label_text
@@ -128,11 +129,16 @@ def asked_labels(
     tell = progress or (lambda stage, done, total: None)
     with Answers(Path(index.path) / LABELS, request) as answers:
         waiting = [feature for feature in wanted if feature not in answers.known]
-        tell("asking", len(wanted) - len(waiting), len(wanted))
+        before = len(wanted) - len(waiting)
+        tell("asking", before, len(wanted))
         failed: dict[int, str] = {}
         if waiting:
             drawer = ExcerptDrawer(index, seed=options.seed, split=options.split)
-            _ask_all(drawer, model, scorer, waiting, options, answers, failed, lambda n: tell("asking", n, len(wanted)))
+
+            def told(done: int) -> None:
+                tell("asking", before + done, len(wanted))
+
+            _ask_all(drawer, model, scorer, waiting, options, answers, failed, told)
         version = new_version(MODEL)
         found = [_label(answers.known[feature], version) for feature in wanted if feature in answers.known]
     labels = tuple(label for label in found if label is not None)
@@ -154,6 +160,8 @@ def _ask_all(
     left = iter(waiting)
     done = 0
     at_once = max(1, min(model.at_once, scorer.at_once))
+    stopped = threading.Event()
+    model, scorer = _Stoppable(model, stopped), _Stoppable(scorer, stopped)
     with ThreadPoolExecutor(at_once, thread_name_prefix="saescope-asking") as pool:
         running: dict[Future[dict[str, Any]], int] = {}
         try:
@@ -172,10 +180,32 @@ def _ask_all(
                         failed[feature] = str(error)
                         if done == 0 and len(failed) >= min(_MOST_FAILURES, len(waiting)):
                             raise
-                    tell(len(answers.known))
+                    tell(done)
         finally:
+            # What is being asked is waited for, and nothing is asked after it; what was finished meanwhile is kept.
+            stopped.set()
             for future in running:
                 future.cancel()
+            for future in wait(running).done:
+                if not future.cancelled() and future.exception() is None:
+                    answers.add(running[future], future.result())
+
+
+class _StoppedError(Exception):
+    """Nothing more is to be asked."""
+
+
+class _Stoppable:
+    """A chat model that is asked nothing more once `stopped` is set."""
+
+    def __init__(self, model: ChatModel, stopped: threading.Event) -> None:
+        self._model, self._stopped = model, stopped
+        self.name, self.at_once = model.name, model.at_once
+
+    def reply(self, system: str, prompt: str, max_tokens: int) -> Reply:
+        if self._stopped.is_set():
+            raise _StoppedError
+        return self._model.reply(system, prompt, max_tokens)
 
 
 def _ask(

@@ -14,12 +14,13 @@ from saescope.features.labels.rules import Rules, held, learn, top_token_rules
 from saescope.features.labels.scores import Scores, balanced_accuracy, scores_of
 from saescope.features.labels.source import LabelSource, live_features
 from saescope.features.labels.table import CONTRASTIVE, Label, LabelTable, finite, new_version
-from saescope.features.labels.windows import DRAWN, LEAST_HELD_OUT, NONE, Text, Windows, draw
+from saescope.features.labels.windows import DRAWN, LEAST_IN_A_HALF, NONE, Text, Windows, draw
 from saescope.features.labels.wording import continuing, parts_of, peaks_of, text_of, with_peaks
-from saescope.features.labels.words import Words, words_of
+from saescope.features.labels.words import Words, reader, words_of
 
 Progress = Callable[[str, int, int], None]
 
+# Features at once: drawing and scoring take some 120 KB for each.
 _CHUNK = 512
 _OUTPUTS = 5
 SPLITS = ("section", "document")
@@ -36,11 +37,11 @@ def contrastive_labels(
     """A label for each of `features` (default: all that fire), found on one half of the text and tried on the other.
 
     A label's text states a rule (see `rules.Rules`); its score is the rule's balanced accuracy on held-out windows (see
-    `windows.Windows`), None for a feature with fewer than ten held-out firings. Controls on the same windows: the label of
-    another feature, drawn at random, and a label of the commonest token alone. Where a rule says little, "; most on" adds the
-    words at the strongest firings, which are no part of what is scored. `split`: what is whole in one half, a
-    "section" of at least 2,048 tokens of a long document, or a whole "document". A feature's label depends on the index and
-    the seed only, not on which others are asked for; its random control is drawn from those.
+    `windows.Windows`), None for a feature with fewer than ten firings in either half. Controls on the same windows: the label
+    of another feature, drawn at random, and a label of the commonest token alone. Where a rule says little, "; most on" adds
+    the words at the strongest firings, which are no part of what is scored. `split`: what is whole in one half, a "section" of
+    at least 2,048 tokens of a long document, or a whole "document". A feature's label depends on the index and the seed only,
+    not on which others are asked for; its random control is drawn from those, and one asked for alone has none.
     `progress(stage, done, total)` counts features.
     """
     wanted = _wanted(index, features)
@@ -52,26 +53,38 @@ def contrastive_labels(
     halves = halves_of(index, by=split, seed=seed)
     text = Text.of(index, halves, words.region)
     tell("words", 1, 1)
-    found: list[tuple[Windows, Rules]] = []
+    drawn: list[Windows] = []
+    learned: list[Rules] = []
     for first in range(0, wanted.size, _CHUNK):
-        chunk = wanted[first : first + _CHUNK]
-        windows = draw(index, chunk, text, seed=seed)
-        found.append((windows, learn(windows, words)))
+        windows = draw(index, wanted[first : first + _CHUNK], text, seed=seed)
+        drawn.append(windows)
+        learned.append(learn(windows, words))
         tell("labels", min(first + _CHUNK, wanted.size), wanted.size)
-    windows = Windows.joined([windows for windows, _ in found])
-    rules = Rules.joined([rules for _, rules in found])
-    tell("scores", 0, 1)
-    tried = scores_of(held(rules, windows, words), windows, halves.section, seed=seed)
-    others = rules.of(_others(rules, seed))
-    controls = {
-        name: balanced_accuracy(held(control, windows, words), windows.counts[:, 1])
-        for name, control in (("random_label", others), ("top_token", top_token_rules(windows, words)))
-    }
-    tell("scores", 1, 1)
+    rules = Rules.joined(learned)
+    others = rules.of(_others(rules, seed)) if wanted.size > 1 else None
+    continued = continuing(words)
     version = new_version(CONTRASTIVE)
-    labels = _labels(index, wanted, windows, rules, words, tried, controls, version)
-    options = {"seed": seed, "split": split, "drawn": DRAWN, "least_held_out": LEAST_HELD_OUT, "features": len(labels)}
-    return LabelTable(labels, CONTRASTIVE, version, options)
+    labels: list[Label] = []
+    for first, windows in zip(range(0, wanted.size, _CHUNK), drawn, strict=True):
+        rows = np.arange(first, min(first + _CHUNK, wanted.size))
+        tried = scores_of(held(rules.of(rows), windows, words), windows, halves.section, seed=seed)
+        tried_too = {"top_token": top_token_rules(windows, words)}
+        if others is not None:
+            tried_too["random_label"] = others.of(rows)
+        controls = {
+            name: balanced_accuracy(held(control, windows, words), windows.counts[:, 1])
+            for name, control in tried_too.items()
+        }
+        labels += _labels(index, wanted[rows], windows, rules.of(rows), words, continued, tried, controls, version)
+        tell("scores", len(labels), wanted.size)
+    options = {
+        "seed": seed,
+        "split": split,
+        "drawn": DRAWN,
+        "least_in_a_half": LEAST_IN_A_HALF,
+        "features": len(labels),
+    }
+    return LabelTable(tuple(labels), CONTRASTIVE, version, options)
 
 
 def _wanted(index: LabelSource, features: Iterable[int] | None) -> NDArray[np.int64]:
@@ -99,12 +112,12 @@ def _labels(
     windows: Windows,
     rules: Rules,
     words: Words,
+    continued: NDArray[np.float64],
     tried: Scores,
     controls: dict[str, NDArray[np.float64]],
     version: str,
-) -> tuple[Label, ...]:
-    continued = continuing(words)
-    outputs = _outputs(index, features)
+) -> list[Label]:
+    outputs = _outputs(index, features, words.anchor)
     labels = []
     for row, feature in enumerate(features.tolist()):
         groups = parts_of(rules, row, words, continued)
@@ -136,15 +149,15 @@ def _labels(
                 version,
             )
         )
-    return tuple(labels)
+    return labels
 
 
-def _outputs(index: LabelSource, features: NDArray[np.int64]) -> list[list[str]]:
+def _outputs(index: LabelSource, features: NDArray[np.int64], anchor: int) -> list[list[str]]:
     """The output tokens that each feature promotes most, where the index has looked at the weights."""
     if not index.has("lens_top"):
         return []
     tops = np.asarray(index.arrays["lens_top"])[features, :_OUTPUTS]
     ids = np.unique(tops)
-    anchor = int(np.asarray(index.arrays["tokens"])[0])
-    text = {int(token): "".join(index.pieces([anchor, int(token)])[1:]) for token in ids}
+    read = reader(index, anchor)
+    text = {int(token): read([int(token)]) for token in ids}
     return [[text[int(token)] for token in row if token >= 0] for row in tops]

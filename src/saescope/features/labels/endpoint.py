@@ -32,7 +32,8 @@ _TRY_AGAIN = frozenset({408, 409, 425, 429})
 def key_from_environment(environment: Mapping[str, str] | None = None) -> str | None:
     """The key of SAESCOPE_API_KEY, else of OPENAI_API_KEY; None where neither is set."""
     found = os.environ if environment is None else environment
-    return next((found[name] for name in KEY_VARIABLES if found.get(name)), None)
+    # A key that is read from a file often has the file's last line break.
+    return next((key for name in KEY_VARIABLES if (key := found.get(name, "").strip())), None)
 
 
 @dataclass(frozen=True)
@@ -77,6 +78,11 @@ class Endpoint:
             raise UsageError(f"the endpoint {base_url!r} is no address; give one such as http://127.0.0.1:8000/v1")
         if parts.username or parts.password:
             raise UsageError(f"put the key into {KEY_VARIABLES[0]}, not into the endpoint's address")
+        if key is not None and not (key.isascii() and key.isprintable()):
+            # A header cannot carry it, and the error that says so would show it.
+            raise UsageError(
+                f"the key in {' or '.join(KEY_VARIABLES)} has characters that no key has; it must be printable ASCII"
+            )
         if at_once < 1:
             raise UsageError(f"{at_once} requests at once are too few; give at least 1")
         self.base_url = base_url.rstrip("/")

@@ -20,6 +20,8 @@ from saescope.features.labels.prompts import DETECTION, FUZZING, decisions, judg
 _PER_ANSWER = 6
 _SPARE = 40
 _RESAMPLES = 1000
+# Of one window, drawn again and again, an interval has no width: it would look certain.
+_LEAST_WINDOWS = 5
 
 
 @dataclass(frozen=True)
@@ -33,7 +35,7 @@ class Question:
 @dataclass(frozen=True)
 class Judged:
     """score: balanced accuracy over the windows that got a usable answer, None where a side has none or more than half went
-    without; interval: 95 %, windows of each side drawn with replacement."""
+    without; interval: 95 %, windows of each side drawn with replacement, None where a side has fewer than five."""
 
     score: float | None
     interval: tuple[float, float] | None
@@ -112,7 +114,10 @@ def _balanced(
     sides = [(said == truth)[truth], (said == truth)[~truth]]
     if min(side.size for side in sides) == 0:
         return None, None
+    score = float((sides[0].mean() + sides[1].mean()) / 2)
+    if min(side.size for side in sides) < _LEAST_WINDOWS:
+        return score, None
     rng = np.random.default_rng([seed, 3])
     drawn = [side[rng.integers(side.size, size=(_RESAMPLES, side.size))].mean(1) for side in sides]
     low, high = np.quantile((drawn[0] + drawn[1]) / 2, [0.025, 0.975])
-    return float((sides[0].mean() + sides[1].mean()) / 2), (float(low), float(high))
+    return score, (float(low), float(high))

@@ -8,8 +8,7 @@ the token has no silent occurrence left, stand within a few tokens of a firing. 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -25,8 +24,8 @@ Positions = NDArray[np.uint32]
 # Positives, random negatives, neighbour negatives a feature: to find its label with, to try it on.
 DRAWN = ((256, 192, 192), (128, 64, 64))
 POSITIVE, RANDOM, NEIGHBOUR = range(3)
-# With fewer held-out positives than this there is nothing to try a label on, and all of them help to find it.
-LEAST_HELD_OUT = 10
+# With fewer positives than this in a half there is nothing to find a label with, or to try it on: all of them help to find it.
+LEAST_IN_A_HALF = 10
 STRONGEST = 16
 NONE = np.uint32(0xFFFFFFFF)
 _REACH = 16
@@ -39,7 +38,7 @@ class Windows:
 
     counts [features, side, kind]: how many of them there are. same_token [features, side]: how many of the neighbours
     carry a positive's token. strongest [features, 16]: the strongest firings of the label half (NONE: no more). Held-out
-    counts are 0 where the feature has too few held-out firings.
+    counts are 0 where the feature has too few firings in either half.
     """
 
     positions: Positions
@@ -51,11 +50,6 @@ class Windows:
         """Positions [features, kind, most] and counts [features, kind] of one half."""
         # In one piece each: a loop is compiled anew for every layout that it is given.
         return np.ascontiguousarray(self.positions[:, side]), np.ascontiguousarray(self.counts[:, side])
-
-    @staticmethod
-    def joined(parts: Sequence[Windows]) -> Windows:
-        """Those of several groups of features as one."""
-        return Windows(*(np.concatenate([getattr(part, f.name) for part in parts]) for f in fields(Windows)))
 
 
 @dataclass(frozen=True)
@@ -173,12 +167,13 @@ def draw_features(  # type: ignore[no-untyped-def]
         own = firing[offsets[feature] : offsets[feature + 1]]
         bits = scaled[offsets[feature] : offsets[feature + 1]]
         mark = np.int32(row + 1)
-        held = 0
+        found, held = 0, 0
         for p in own:
             used[p] = mark
+            found += half[p] == 0
             held += half[p] == 1
         state = np.uint64(seed) * np.uint64(0xD1342543DE82EF95) + np.uint64(feature)
-        scored = held >= least
+        scored = found >= least and held >= least
         for side in range(2):
             if side == 1 and not scored:
                 continue
@@ -294,7 +289,7 @@ def draw(
         (text.half, text.tokens, text.region, text.coded, text.coded_offsets, text.of_token),
         text.of_token_offsets,
         np.array(drawn, np.int64),
-        LEAST_HELD_OUT,
+        LEAST_IN_A_HALF,
         out,
         counts,
         same,

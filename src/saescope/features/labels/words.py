@@ -79,7 +79,7 @@ class Words:
     of one sequence. space: the item of white space. Words that may stand for a context, by themselves: content_of [runs],
     the number of the last one up to each run; content_item and content_end [content], its item and the position after it.
     share [slots, items]: the share of positions that have the item (for bags, roughly, of windows). vocabulary: the text
-    of every item; usual: as it is mostly written.
+    of every item; usual: as it is mostly written. anchor: a common token of whole characters, for `reader`.
     """
 
     slots: Items
@@ -95,6 +95,7 @@ class Words:
     share: NDArray[np.float32]
     vocabulary: list[str]
     usual: list[str]
+    anchor: int
 
     @property
     def n_items(self) -> int:
@@ -125,7 +126,8 @@ def words_of(source: LabelSource) -> Words:
     new[1:] = (document[1:] != document[:-1]) | (sequence[1:] != sequence[:-1])
     region = (np.cumsum(new) - 1).astype(np.int32)
     ids, number = np.unique(tokens, return_inverse=True)
-    read = _reader(source, int(ids[np.bincount(number).argmax()]))
+    anchor = _whole_token(source, ids[np.argsort(-np.bincount(number), kind="stable")])
+    read = reader(source, anchor)
     texts = [read([int(token)]) for token in ids]
     joins = np.array([_joins(text[:1]) for text in texts])
     goes_on = np.array([_joins(text[-1:]) for text in texts])
@@ -173,6 +175,7 @@ def words_of(source: LabelSource) -> Words:
         _shares(slots, counts, run_item.size),
         vocabulary.texts,
         usual + vocabulary.texts[len(usual) :],
+        anchor,
     )
 
 
@@ -181,9 +184,16 @@ def sequence_of(offsets: NDArray[np.int64], n_positions: int) -> Items:
     return (np.searchsorted(offsets, np.arange(n_positions), side="right") - 1).astype(np.int32)
 
 
-def _reader(source: LabelSource, anchor: int) -> Callable[[list[int]], str]:
+def reader(source: LabelSource, anchor: int) -> Callable[[list[int]], str]:
+    """Reads the text of tokens as it stands within a text, behind the token `anchor` (see `Words`)."""
     # Some tokenizers drop the leading space of a text's first token, so none is read as the first.
     return lambda ids: "".join(source.pieces([anchor, *ids])[1:])
+
+
+def _whole_token(source: LabelSource, tokens: NDArray[np.int32]) -> int:
+    """The first of `tokens` that is whole characters; behind a part of one every text would begin with its broken rest."""
+    whole = (token for token in tokens.tolist() if (text := source.pieces([token])[0]) and "\ufffd" not in text)
+    return next(whole, int(tokens[0]))
 
 
 def _joins(character: str) -> bool:

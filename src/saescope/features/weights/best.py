@@ -30,6 +30,11 @@ def rough_dtype(device: torch.device) -> torch.dtype:
     return torch.bfloat16 if has_native_bf16(device) else torch.float32
 
 
+def float64_device(device: torch.device) -> torch.device:
+    """Where float64 of that device is computed: Apple's GPUs have none."""
+    return torch.device("cpu") if device.type == "mps" else device
+
+
 def block_rows(n_columns: int) -> int:
     """How many rows go together."""
     return max(1, BLOCK_ELEMENTS // max(1, n_columns))

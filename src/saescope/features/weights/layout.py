@@ -14,6 +14,7 @@ from jaxtyping import Float
 from numpy.typing import NDArray
 from torch import Tensor
 
+from saescope.features.weights.best import float64_device
 from saescope.features.weights.nearest import Nearest
 from saescope.kernels.compiling import compiled
 
@@ -94,10 +95,11 @@ def _principal_plane(rows: Float[Tensor, "n d"]) -> NDArray[np.float32]:
     norm = rows.detach().float().norm(dim=1, keepdim=True)
     unit = torch.where(norm > 0, rows.detach().float() / norm.clamp(min=1e-30), 0.0)
     centred = unit - unit.mean(0)
-    vectors = torch.linalg.eigh((centred.T @ centred).double())[1][:, -2:].flip(1)
+    covariance = (centred.T @ centred).to(float64_device(centred.device)).double()
+    vectors = torch.linalg.eigh(covariance)[1][:, -2:].flip(1)
     # An eigenvector's sign is arbitrary: its largest component is positive.
     vectors = vectors * vectors.gather(0, vectors.abs().argmax(0, keepdim=True)).sign()
-    place = (centred @ vectors.float()).cpu().numpy()
+    place = (centred @ vectors.float().to(centred.device)).cpu().numpy()
     if place.shape[1] < 2:
         place = np.concatenate([place, np.zeros_like(place)], 1)
     extent = float(np.abs(place).max(initial=0.0))

@@ -20,6 +20,7 @@ from saescope.features.weights.best import (
     SURPLUS,
     block_rows,
     exact_products,
+    float64_device,
     largest_places,
     ordered,
     rough_dtype,
@@ -135,10 +136,12 @@ def _reason(point: str, width: int, lm: LanguageModel) -> str | None:
 
 def _moments(unembedding: Float[Tensor, "vocab d"]) -> tuple[Float[Tensor, "d"], Float[Tensor, "d d"]]:
     """A vocabulary's mean row m and a matrix F with F·Fᵀ its covariance: logits of v have mean v·m and variance ‖v·F‖²."""
+    device = unembedding.device
+    unembedding = unembedding.to(float64_device(device))
     mean = unembedding.mean(0, dtype=torch.float64)
     covariance = torch.zeros(mean.numel(), mean.numel(), dtype=torch.float64, device=mean.device)
     for rows in unembedding.split(4096):
         centred = (rows.double() - mean).float()
         covariance += centred.T @ centred
     values, vectors = torch.linalg.eigh(covariance / unembedding.shape[0])
-    return mean.float(), (vectors * values.clamp(min=0).sqrt()).float()
+    return mean.float().to(device), (vectors * values.clamp(min=0).sqrt()).float().to(device)
