@@ -526,6 +526,39 @@ def test_a_note_not_yet_saved_outlasts_a_look_elsewhere(visit: Start, made_up_ur
     page.wait_for_function("() => document.querySelector('#note')?.value === 'half a thought'")
 
 
+def test_a_slow_write_stays_with_the_feature_it_was_made_on(visit: Start, made_up_url: str) -> None:
+    page = visit().page()
+    held: list[Any] = []
+    page.route(
+        re.compile("features/30/(lists|label)$"),
+        lambda route: held.append(route) if route.request.method == "PUT" else route.continue_(),
+    )
+    page.goto(f"{made_up_url}/#/c/main/feature/30")
+    settle(page)
+    page.fill("[list=known-lists]", "only there")
+    page.click("text=Add")
+    page.click("text=edit")
+    page.fill(".label-form input", "only there")
+    page.keyboard.press("Enter")
+    page.click(".walk a[rel=next]")
+    page.wait_for_selector("h1 .number:text-is('#31')")
+    settle(page)
+    assert page.locator(".label-form").count() == 0
+    for route in held:
+        with page.expect_response(re.compile("features/30/")):
+            route.continue_()
+    page.wait_for_function("() => document.querySelector('#said').textContent === 'Label saved'")
+    assert page.locator(".chips").count() == 0
+    assert "only there" not in page.text_content("main h1")
+    page.fill("[list=known-lists]", "another")
+    page.click("text=Add")
+    page.wait_for_selector(".chips .chip")
+    api = f"{made_up_url}/api/coders/main/features"
+    found = [page.request.get(f"{api}/{feature}").json() for feature in (30, 31)]
+    assert [one["lists"] for one in found] == [["only there"], ["another"]]
+    assert found[0]["label"]["text"] == "only there"
+
+
 def test_filters_sorts_and_pages_are_in_the_address(visit: Start, made_up_url: str) -> None:
     page = visit().page()
     page.goto(f"{made_up_url}/#/c/main/browse?form=phrase&min_score=0.7&sort=score&as=table")
