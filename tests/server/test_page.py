@@ -526,6 +526,11 @@ def test_a_note_not_yet_saved_outlasts_a_look_elsewhere(visit: Start, made_up_ur
     page.wait_for_function("() => document.querySelector('#note')?.value === 'half a thought'")
 
 
+def loads_again(page: Any) -> None:
+    """As after the server's return, or the end of a job: what is shown is asked for once more."""
+    page.evaluate("async () => void ((await import('/static/api.js')).returns.value += 1)")
+
+
 def test_a_slow_write_stays_with_the_feature_it_was_made_on(visit: Start, made_up_url: str) -> None:
     page = visit().page()
     held: list[Any] = []
@@ -557,6 +562,40 @@ def test_a_slow_write_stays_with_the_feature_it_was_made_on(visit: Start, made_u
     found = [page.request.get(f"{api}/{feature}").json() for feature in (30, 31)]
     assert [one["lists"] for one in found] == [["only there"], ["another"]]
     assert found[0]["label"]["text"] == "only there"
+
+
+def test_a_draft_is_not_saved_over_what_its_writer_has_not_seen(visit: Start, made_up_url: str) -> None:
+    page = visit().page()
+    api = f"{made_up_url}/api/coders/main/features/33"
+
+    def they_write(subject: str, text: str) -> None:
+        answer = page.request.put(f"{api}/{subject}", data={"text": text, "revision": 0}, headers={"X-Saescope": "1"})
+        assert answer.ok
+
+    page.goto(f"{made_up_url}/#/c/main/feature/33")
+    settle(page)
+    page.fill("#note", "mine, begun before")
+    page.click(".walk a[rel=next]")
+    page.wait_for_selector("h1 .number:text-is('#34')")
+    they_write("note", "theirs")
+    page.go_back()
+    page.wait_for_selector("h1 .number:text-is('#33')")
+    page.wait_for_selector(".conflict")
+    assert "theirs" in page.text_content(".conflict")
+    assert page.input_value("#note") == "mine, begun before"
+    page.click("text=Keep theirs")
+    page.wait_for_selector(".conflict", state="detached")
+    assert page.input_value("#note") == "theirs"
+
+    page.click("text=edit")
+    page.fill(".label-form input", "my label")
+    they_write("label", "their label")
+    loads_again(page)
+    page.wait_for_selector(".label-form .conflict")
+    assert "their label" in page.text_content(".conflict")
+    page.click("text=Use mine")
+    page.wait_for_selector(".label-form", state="detached")
+    assert page.request.get(api).json()["label"]["text"] == "my label"
 
 
 def test_filters_sorts_and_pages_are_in_the_address(visit: Start, made_up_url: str) -> None:
