@@ -30,8 +30,9 @@ from saescope.server.model_worker import Busy, ClientGone, ModelWorker
 from saescope.server.plain_text import one_line
 from saescope.server.routes import document, feature, features, people, prompt, steer, workspace
 from saescope.server.security import HEADERS, Guard
+from saescope.server.served_coder import ServedCoder
 from saescope.server.static_files import file_answer
-from saescope.server.workspace import ServedCoder, Workspace
+from saescope.server.workspace import Workspace
 
 # Which answer says what went wrong; the first that fits. What is not here is the server's own trouble.
 _STATUS: tuple[tuple[type[SaescopeError], int], ...] = (

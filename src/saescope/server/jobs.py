@@ -13,7 +13,8 @@ from typing import Any
 from saescope.errors import SaescopeError, UsageError
 from saescope.features.index.progress import PROGRESS
 from saescope.server.plain_text import one_line
-from saescope.server.workspace import ServedCoder, Workspace, slug
+from saescope.server.served_coder import ServedCoder
+from saescope.server.workspace import Workspace, slug
 
 Tell = Callable[[str, int, int], None]
 # The labeller of each kind of labels: it writes a file of labels into the index and tells how far it is.

@@ -1,192 +1,35 @@
-"""What is served: every feature index below a folder, with its coder, its labels, its numbers, and what people added."""
+"""What is served: every feature index below a folder."""
 
 from __future__ import annotations
 
 import json
-import math
 import os
 import re
 import threading
 import time
 from collections.abc import Iterator
-from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from saescope.activations import KeptRule
-from saescope.errors import CoderError, FeatureIndexError, WorkspaceError
+from saescope.errors import FeatureIndexError, WorkspaceError
 from saescope.evaluation.definitions import BY_KEY
-from saescope.evaluation.subject import Subject
-from saescope.features.index import FeatureIndex, coder_fingerprint
+from saescope.features.index import FeatureIndex
 from saescope.features.index.manifest import KIND, MANIFEST
 from saescope.features.index.progress import PROGRESS
-from saescope.features.labels import read_labels
-from saescope.features.search import MeaningSearch
-from saescope.lm import LanguageModel
-from saescope.server.browse import FeatureTable
-from saescope.server.labels import AutomaticLabels, automatic_labels, labels_version
 from saescope.server.people import People
 from saescope.server.plain_text import one_line
+from saescope.server.served_coder import ServedCoder
 
 METRICS_FILE = "metrics.json"
 # How deep below the workspace indexes are looked for, and how often, in seconds.
 _DEPTH = 6
 _RESCAN = 2.0
-# Forms of features that a person understands at a glance.
-_TELLING = ("token", "phrase", "context", "output-promoting")
 _SHOWN_METRICS = (
     "fvu_centered", "explained_variance", "cosine", "l0", "dead_fraction", "dense_10", "ce_recovered_mean",
     "ce_increase", "kl",
 )  # fmt: skip
-
-
-class ServedCoder:
-    """One index and the coder it is of. Reading it never waits for the model."""
-
-    def __init__(self, identity: str, index: FeatureIndex, people: People) -> None:
-        self.id = identity
-        self.index = index
-        self.people = people
-        self.metrics: dict[str, Any] | None = None
-        self.name = index.manifest.coder.name
-        self.fingerprint = index.manifest.coder.fingerprint
-        self._labels = AutomaticLabels()
-        self._labels_looked_at = -math.inf
-        self._labels_lock, self._subject_lock = threading.Lock(), threading.Lock()
-        self._meaning_lock = threading.Lock()
-        self._meaning: tuple[str, MeaningSearch] | None = None
-        self._subject: Subject | None = None
-        self.label_problem = ""
-
-    @property
-    def labels(self) -> AutomaticLabels:
-        """The automatic labels as they are on disk now; a newer file is also put into the search."""
-        if self._looked_at_labels():
-            return self._labels
-        with self._labels_lock:
-            # Who waited here has what another found: never less than all of it.
-            if not self._looked_at_labels():
-                try:
-                    self._renew_labels()
-                finally:
-                    self._labels_looked_at = time.monotonic()
-        return self._labels
-
-    def _looked_at_labels(self) -> bool:
-        return time.monotonic() - self._labels_looked_at < 1.0
-
-    def _renew_labels(self) -> None:
-        version = labels_version(self.index)
-        if version == self._labels.version:
-            return
-        try:
-            labels = automatic_labels(self.index, version)
-            self.label_problem = ""
-        except FeatureIndexError as error:
-            # The labels that were there go on being shown.
-            self.label_problem = str(error)
-            return
-        found = [(feature, label.text) for feature, label in labels.by_feature.items()]
-        self.people.load_automatic(self.fingerprint, labels.version, found)
-        # Last: what could not be put into the search is tried again.
-        self._labels = labels
-
-    @cached_property
-    def table(self) -> FeatureTable:
-        return FeatureTable(self.index)
-
-    @property
-    def meaning(self) -> MeaningSearch:
-        """The search by meaning, of the labels as they are now; read, or made, at the first query after they change."""
-        version = self.labels.version
-        with self._meaning_lock:
-            if self._meaning is None or self._meaning[0] != version:
-                self._meaning = version, MeaningSearch.of(self.index, read_labels(self.index))
-            return self._meaning[1]
-
-    @cached_property
-    def forms(self) -> list[str]:
-        return list(self.index.manifest.names.get("forms", []))
-
-    @cached_property
-    def live_features(self) -> np.ndarray:
-        """The features that fire, ascending."""
-        return np.flatnonzero(self.index.count)
-
-    @cached_property
-    def first_feature(self) -> int:
-        """One that is worth seeing first: neither rare nor dense, with clear output tokens or a good label."""
-        index, live = self.index, self.live_features
-        if not len(live):
-            return 0
-        density = index.density[live]
-        interest = np.where((density > 1e-4) & (density < 1e-2), 1.0, 0.0)
-        if index.has("form") and self.forms:
-            telling = [number for number, name in enumerate(self.forms) if name in _TELLING]
-            interest += 0.5 * np.isin(np.asarray(index.arrays["form"])[live], telling)
-        if index.has("lens_peak"):
-            interest += np.clip(np.nan_to_num(np.asarray(index.arrays["lens_peak"], np.float64)[live]), 0, 20) / 40
-        scores = {feature: label.score for feature, label in self.labels.by_feature.items() if label.score is not None}
-        interest += np.array([scores.get(int(feature), 0.0) for feature in live])
-        return int(live[interest.argmax()])
-
-    @cached_property
-    def tokens_of_sources(self) -> list[int]:
-        """How many tokens with codes each source of text has, in the order of the manifest's names."""
-        index = self.index
-        names = index.manifest.names.get("sources", [])
-        own = np.asarray(index.arrays["document"])[np.asarray(index.arrays["kept"]) > 0]
-        of_document = np.bincount(own[own >= 0], minlength=len(index.documents))
-        counts = dict.fromkeys(names, 0)
-        for document, count in zip(index.documents, of_document.tolist(), strict=True):
-            name = document.source.rsplit(":", 1)[0]
-            counts[name] = counts.get(name, 0) + count
-        return [counts[name] for name in names]
-
-    def members(self, family: int) -> list[int]:
-        """The features of a family, those that fire most first."""
-        own = np.flatnonzero(np.asarray(self.index.arrays["family"]) == family)
-        return [int(feature) for feature in own[np.argsort(-self.index.count[own], kind="stable")]]
-
-    def model_spec(self) -> str:
-        return str(self.index.manifest.model.get("spec") or "")
-
-    def why_not(self, spec: str = "", lm: LanguageModel | None = None) -> str:
-        """Why the coder cannot be run on text with the model of that spec, as far as can be said without loading anything;
-        empty where it can."""
-        own = self.index.manifest.model
-        other = own.get("weights") not in (None, lm.identity()["weights"]) if lm is not None else False
-        if other or (lm is None and spec and own.get("spec") not in (None, spec)):
-            return (
-                f"it is a coder of {own.get('spec') or own.get('name')}, the server has {lm.spec if lm else spec}; "
-                f"serve it with --model {own.get('spec') or own.get('name')}"
-            )
-        path = self.index.coder_path
-        if path is None:
-            return "the index was built from a coder in memory; save the coder and index its folder"
-        if not path.is_dir():
-            return f"its coder is no longer at {path}; put it back, or index it again"
-        return ""
-
-    def subject(self) -> Subject:
-        """The coder itself, loaded once. CoderError where it is gone or no longer the one that was indexed."""
-        with self._subject_lock:
-            if self._subject is None:
-                if reason := self.why_not():
-                    raise CoderError(f"{self.name} cannot be run: {reason}")
-                path = self.index.coder_path
-                assert path is not None
-                subject = Subject.of(path)
-                if coder_fingerprint(subject.coder) != self.fingerprint:
-                    raise CoderError(f"the coder at {path} is not the one that was indexed; index it again")
-                subject.coder.requires_grad_(False)
-                self._subject = subject
-            return self._subject
-
-    def kept_rule(self) -> KeptRule | None:
-        return self.subject().kept_rule()
 
 
 class _Known(NamedTuple):

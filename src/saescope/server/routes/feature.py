@@ -16,7 +16,7 @@ from saescope.server.contexts import contexts, short, significant, significant_a
 from saescope.server.labels import made_at
 from saescope.server.plain_text import one_line
 from saescope.server.routes.features import family_of, shown_part
-from saescope.server.workspace import ServedCoder
+from saescope.server.served_coder import ServedCoder
 
 router = APIRouter(tags=["feature"])
 _FAMILY_SHOWN = 40

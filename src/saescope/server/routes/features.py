@@ -14,7 +14,7 @@ from saescope.server import answers
 from saescope.server.asking import CoderHere, ShownLabels, sent
 from saescope.server.browse import Filters, Row, Sort
 from saescope.server.contexts import contexts, significant, significant_all, token_shown
-from saescope.server.workspace import ServedCoder
+from saescope.server.served_coder import ServedCoder
 
 router = APIRouter(tags=["features"])
 _MAP_LIMIT = 50_000

@@ -14,7 +14,7 @@ from saescope.server.asking import CoderHere, ServedNow, ShownLabels, known_feat
 from saescope.server.contexts import significant
 from saescope.server.model_worker import Stop
 from saescope.server.prompting import encoded, feature_peaks, prompt_result, tokenized
-from saescope.server.workspace import ServedCoder
+from saescope.server.served_coder import ServedCoder
 
 router = APIRouter(tags=["prompt"])
 _DIFFERENCES = 100
