@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import threading
@@ -11,25 +10,18 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
-
 from saescope.errors import FeatureIndexError, WorkspaceError
-from saescope.evaluation.definitions import BY_KEY
 from saescope.features.index import FeatureIndex
 from saescope.features.index.manifest import KIND, MANIFEST
 from saescope.features.index.progress import PROGRESS
+from saescope.server.evaluations import METRICS_FILE, Evaluations, changed_at, json_in
 from saescope.server.people import People
 from saescope.server.plain_text import one_line
 from saescope.server.served_coder import ServedCoder
 
-METRICS_FILE = "metrics.json"
 # How deep below the workspace indexes are looked for, and how often, in seconds.
 _DEPTH = 6
 _RESCAN = 2.0
-_SHOWN_METRICS = (
-    "fvu_centered", "explained_variance", "cosine", "l0", "dead_fraction", "dense_10", "ce_recovered_mean",
-    "ce_increase", "kl",
-)  # fmt: skip
 
 
 class _Known(NamedTuple):
@@ -62,7 +54,7 @@ class Workspace:
         self.problems: dict[Path, str] = {}
         self.building: dict[Path, dict[str, Any]] = {}
         self._known: dict[Path, _Known] = {}
-        self._records: dict[Path, tuple[int, Any]] = {}
+        self._evaluations = Evaluations()
         self._lock = threading.Lock()
         self._scanned = 0.0
         self._people: People | None = None
@@ -102,39 +94,26 @@ class Workspace:
             records: list[Path] = []
             for path in _walk(self.folder):
                 (manifests if path.name == MANIFEST else records).append(path)
-            metrics = self._metrics(records)
+            self._evaluations.look(records)
             # Other threads go over what is there meanwhile, so it is replaced, not changed.
             found = _Found(dict(self.coders), {}, {})
-            changed = {path.parent: _changed(path) for path in manifests}
+            changed = {path.parent: changed_at(path) for path in manifests}
             for folder, known in list(self._known.items()):
                 # Gone, or built anew: what is mapped of the old one is another index's.
                 if changed.get(folder) != known.changed:
                     del found.coders[known.identity], self._known[folder]
-            for folder in changed:
+            # The oldest first: who has a name keeps it as its id, also after a restart and under another folder.
+            for folder in sorted(changed, key=lambda folder: (changed[folder], folder)):
                 if folder not in self._known:
                     self._add(folder, changed[folder], found)
+            served = [coder.index.manifest.coder for coder in found.coders.values()]
             for coder in found.coders.values():
-                coder.metrics = metrics.get(coder.name)
+                coder.metrics = self._evaluations.of(coder.index.manifest.coder, served)
             self.coders, self.problems, self.building = found
             self._scanned = time.monotonic()
 
-    def _metrics(self, paths: list[Path]) -> dict[str, Any]:
-        """The newest evaluation of every coder, by its name; files are read again when they change."""
-        self._records = {
-            path: known
-            if (known := self._records.get(path)) and known[0] == _changed(path)
-            else (_changed(path), _json(path))
-            for path in paths
-        }
-        found: dict[str, Any] = {}
-        for _, content in sorted(self._records.values(), key=lambda known: known[0]):
-            for record in content if isinstance(content, list) else [content]:
-                if isinstance(record, dict) and isinstance(record.get("coder"), dict) and "name" in record["coder"]:
-                    found[str(record["coder"]["name"])] = record
-        return found
-
     def _add(self, folder: Path, changed: int, found: _Found) -> None:
-        manifest = _json(folder / MANIFEST)
+        manifest = json_in(folder / MANIFEST)
         if not isinstance(manifest, dict):
             if (folder / "arrays").is_dir():
                 found.problems[folder] = f"damaged {folder / MANIFEST}: it is not JSON; build the index again"
@@ -142,7 +121,7 @@ class Workspace:
         if manifest.get("kind") != KIND:
             return
         if manifest.get("complete") is not True:
-            progress = _json(folder / PROGRESS)
+            progress = json_in(folder / PROGRESS)
             about = manifest.get("coder")
             found.building[folder] = {
                 "name": str(about.get("name", folder.name) if isinstance(about, dict) else folder.name),
@@ -154,7 +133,7 @@ class Workspace:
         except FeatureIndexError as error:
             found.problems[folder] = str(error)
             return
-        identity = _unique(slug(index.manifest.coder.name), found.coders)
+        identity = _unique(slug(index.manifest.coder.name), index.manifest.coder.fingerprint, found.coders)
         found.coders[identity] = ServedCoder(identity, index, self.people)
         self._known[folder] = _Known(identity, changed)
 
@@ -166,29 +145,6 @@ class Workspace:
 def slug(name: str) -> str:
     """A name as part of an address: lower case letters, digits and hyphens."""
     return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")[:80] or "coder"
-
-
-def shown_metrics(record: dict[str, Any] | None) -> dict[str, Any] | None:
-    """A coder's numbers beside its controls', as `saescope eval` wrote them."""
-    if record is None:
-        return None
-    found = {}
-    for key in _SHOWN_METRICS:
-        value = _number(record["coder"].get(key))
-        if value is None:
-            continue
-        controls = {
-            name: number
-            for name, numbers in record.get("controls", {}).items()
-            if isinstance(numbers, dict) and (number := _number(numbers.get(key))) is not None
-        }
-        interval = (record.get("intervals", {}).get("coder") or {}).get(key)
-        found[key] = {"label": BY_KEY[key].label, "value": value, "controls": controls, "interval": interval}
-    return found or None
-
-
-def _number(value: Any) -> float | None:
-    return float(value) if isinstance(value, int | float) and np.isfinite(value) else None
 
 
 def _walk(folder: Path) -> Iterator[Path]:
@@ -204,22 +160,12 @@ def _walk(folder: Path) -> Iterator[Path]:
         folders[:] = [] if inside or deep else sorted(name for name in folders if not name.startswith("."))
 
 
-def _changed(path: Path) -> int:
-    try:
-        return path.stat().st_mtime_ns
-    except OSError:
-        return 0
-
-
-def _json(path: Path) -> Any:
-    try:
-        return json.loads(path.read_bytes())
-    except (OSError, ValueError):
-        return None
-
-
-def _unique(wanted: str, taken: dict[str, Any]) -> str:
-    name, number = wanted, 2
+def _unique(wanted: str, fingerprint: str, taken: dict[str, Any]) -> str:
+    if wanted not in taken:
+        return wanted
+    own = name = f"{wanted}-{fingerprint[:6]}"
+    number = 2
     while name in taken:
-        name, number = f"{wanted}-{number}", number + 1
+        # Another index of the same coder.
+        name, number = f"{own}-{number}", number + 1
     return name

@@ -9,10 +9,10 @@ from starlette.responses import Response
 
 from saescope.server import answers
 from saescope.server.asking import CoderHere, ServedNow, sent
+from saescope.server.evaluations import shown_metrics
 from saescope.server.model_worker import ModelWorker
 from saescope.server.plain_text import one_line
 from saescope.server.served_coder import ServedCoder
-from saescope.server.workspace import shown_metrics
 
 router = APIRouter(tags=["workspace"])
 
