@@ -156,7 +156,7 @@ def test_two_prompts_compared(client: TestClient, lm: LanguageModel, workspace: 
     for one in found.features:
         assert one.a == pytest.approx(float(peaks[0][one.feature]), rel=1e-3)
         assert one.b == pytest.approx(float(peaks[1][one.feature]), rel=1e-3)
-        assert one.difference == pytest.approx(one.a - one.b, abs=1e-2)
+        assert one.difference == pytest.approx(one.b - one.a, abs=1e-2)
     assert {one.feature for one in found.features} == set(torch.nonzero(peaks[0] + peaks[1]).flatten().tolist())
     assert "".join(token.t for token in found.b.tokens) == b
     same = client.post("/api/compare/prompts", json={"coder": "random", "a": a, "b": a}).json()

@@ -49,7 +49,7 @@ async def prompt(asked: answers.PromptAsked, coder: CoderHere, served: ServedNow
 
 @router.post("/compare/prompts", response_model=answers.ComparedPrompts)
 async def compare_prompts(asked: answers.ComparePromptsAsked, served: ServedNow, request: Request) -> Response:
-    """Where two texts differ: each feature's largest activation on either, and a - b, by its share of the feature's maximum."""
+    """Where two texts differ: each feature's largest activation on either, and b - a, by its share of the feature's maximum."""
     coder = served.coder(asked.coder)
 
     def work(lm: LanguageModel, stop: Stop) -> dict[str, Any]:
@@ -74,7 +74,7 @@ async def compare_prompts(asked: answers.ComparePromptsAsked, served: ServedNow,
                     "label": shown[feature],
                     "a": significant(a),
                     "b": significant(b),
-                    "difference": significant(a - b),
+                    "difference": significant(b - a),
                 }
                 for _, feature, a, b in rows[:_DIFFERENCES]
             ],
