@@ -66,10 +66,11 @@ def test_what_fires_on_a_prompt_is_what_the_library_says(
     assert len(found.tokens) < len(ids) - 1, "the text has characters of several tokens"
     pieces = TokenText(lm.tokenizer).pieces(ids)
     # A merged token has each feature's largest value over its own.
-    at = 1
+    at, spans = 1, []
     for number, token in enumerate(found.tokens):
         length = next(n for n in range(1, 6) if "".join(pieces[at : at + n]) == token.t)
         own = codes[at : at + length].amax(0)
+        spans.append(own)
         expected = {i: v for i, v in enumerate(own.tolist()) if v > 0}
         assert {one.feature: one.value for one in token.top} == pytest.approx(expected, rel=1e-3)
         values = [one.value for one in token.top]
@@ -86,6 +87,9 @@ def test_what_fires_on_a_prompt_is_what_the_library_says(
         assert one.value == pytest.approx(
             max(top.value for top in found.tokens[one.token].top if top.feature == one.feature), rel=1e-3
         )
+        # On every token, also where ten others are stronger.
+        everywhere = {i: float(own[one.feature]) for i, own in enumerate(spans) if own[one.feature] > 0}
+        assert dict(zip(one.at, one.values, strict=True)) == pytest.approx(everywhere, rel=1e-3)
         if index.count[one.feature]:
             share = float(peaks[one.feature]) / float(index.maximum[one.feature])
             surprise = -np.log(max(index.density[one.feature], 1 / (1 + index.n_tokens)))
@@ -157,6 +161,7 @@ def test_two_prompts_compared(client: TestClient, lm: LanguageModel, workspace: 
         assert one.a == pytest.approx(float(peaks[0][one.feature]), rel=1e-3)
         assert one.b == pytest.approx(float(peaks[1][one.feature]), rel=1e-3)
         assert one.difference == pytest.approx(one.b - one.a, abs=1e-2)
+        assert (max(one.on_a.values, default=0.0), max(one.on_b.values, default=0.0)) == (one.a, one.b)
     assert {one.feature for one in found.features} == set(torch.nonzero(peaks[0] + peaks[1]).flatten().tolist())
     assert "".join(token.t for token in found.b.tokens) == b
     same = client.post("/api/compare/prompts", json={"coder": "random", "a": a, "b": a}).json()

@@ -752,6 +752,58 @@ def test_two_texts_and_two_coders_are_compared(visit: Start, made_up_url: str) -
     assert "decoder cosine 0.7" in page.locator(".relation").text_content()
 
 
+def test_every_feature_that_is_named_colours_where_it_fires(visit: Start, made_up_url: str) -> None:
+    """Also one that is not among a token's ten strongest."""
+    page = visit().page()
+    text = "Einstein saw Apollo"
+    asked = {"text": text, "features": [], "top": 10}
+    header = {"X-Saescope": "1"}
+    told = page.request.post(f"{made_up_url}/api/coders/main/prompt", data=asked, headers=header).json()
+    hidden = [
+        row["feature"]
+        for row in told["strongest"]
+        if row["feature"] not in [one["feature"] for one in told["tokens"][row["token"]]["top"]]
+    ]
+    assert hidden
+    page.goto(f"{made_up_url}/#/c/main/browse?by=text&text={quote(text)}")
+    for row in told["strongest"]:
+        if row["feature"] in hidden:
+            page.focus(f".ranking [data-feature='{row['feature']}'] a")
+            page.wait_for_selector(f".count >> text=coloured by #{row['feature']}")
+            assert lit(page, ".by-text") == [told["tokens"][i]["t"] for i in row["at"]]
+    page.goto(f"{made_up_url}/#/c/main/prompt?mode=two&text={quote(text)}&b=lakes&color={hidden[0]}")
+    page.wait_for_selector(".differences tr.on")
+    (row,) = [row for row in told["strongest"] if row["feature"] == hidden[0]]
+    assert lit(page, ".prompt .two")[: len(row["at"])] == [told["tokens"][i]["t"] for i in row["at"]]
+
+
+def test_that_a_feature_does_not_fire_is_said_only_once_it_is_known(visit: Start, made_up_url: str) -> None:
+    page = visit().page()
+    text = quote("Einstein saw Apollo")
+    page.goto(f"{made_up_url}/#/c/main/feature/0?text={text}")
+    page.wait_for_selector(".told >> text=Strongest on")
+    held: list[Any] = []
+    page.route("**/prompt", lambda route: held.append(route))
+    page.click(".walk a[rel=next]")
+    page.wait_for_selector("h1 .number:text-is('#1')")
+    page.wait_for_function("() => !document.querySelector('.told').textContent.includes('Strongest')")
+    assert "does not fire" not in page.text_content(".told")
+    with page.expect_response("**/prompt"):
+        held.pop().continue_()
+    page.wait_for_selector(".told >> text=Strongest on Apollo")
+
+    page.goto(f"{made_up_url}/#/c/main/prompt?text={text}")
+    with page.expect_response("**/prompt"):
+        page.wait_for_timeout(100)
+        held.pop().continue_()
+    page.click("[aria-label='Pin feature 1']")
+    page.wait_for_selector(".followed li")
+    assert "does not fire" not in page.text_content(".followed li")
+    with page.expect_response("**/prompt"):
+        held.pop().continue_()
+    page.wait_for_selector(".followed li >> text=fires on 1 of")
+
+
 def test_steering_can_be_stopped(visit: Start, made_up_url: str) -> None:
     page = visit().page()
     page.goto(f"{made_up_url}/#/c/main/feature/0?tool=steer&text=slowly%20now&strength=-1.5")

@@ -13,7 +13,7 @@ from saescope.server import answers
 from saescope.server.asking import CoderHere, ServedNow, ShownLabels, known_feature, sent
 from saescope.server.contexts import significant
 from saescope.server.model_worker import Stop
-from saescope.server.prompting import encoded, feature_peaks, prompt_result, tokenized
+from saescope.server.prompting import OnText, encoded, feature_peaks, prompt_result, tokenized
 from saescope.server.served_coder import ServedCoder
 
 router = APIRouter(tags=["prompt"])
@@ -66,7 +66,7 @@ async def compare_prompts(asked: answers.ComparePromptsAsked, served: ServedNow,
             share = abs(a - b) / (float(coder.index.maximum[feature]) or max(a, b))
             rows.append((share, feature, a, b))
         rows.sort(key=lambda row: (-row[0], row[1]))
-        results = [prompt_result(lm, coder.index, one, (), 10) for one in codes]
+        on_a, on_b = (OnText.of(lm, one) for one in codes)
         return {
             "features": [
                 {
@@ -75,11 +75,13 @@ async def compare_prompts(asked: answers.ComparePromptsAsked, served: ServedNow,
                     "a": significant(a),
                     "b": significant(b),
                     "difference": significant(b - a),
+                    "on_a": on_a.fires(feature),
+                    "on_b": on_b.fires(feature),
                 }
                 for _, feature, a, b in rows[:_DIFFERENCES]
             ],
-            "a": {"tokens": results[0]["tokens"]},
-            "b": {"tokens": results[1]["tokens"]},
+            "a": {"tokens": on_a.tokens(10)},
+            "b": {"tokens": on_b.tokens(10)},
         }
 
     return sent(await served.worker.run(request, work))
