@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 from fastapi.testclient import TestClient
+from tests.server.conftest import write_labels
 
 from saescope.activations import KeptRule
 from saescope.errors import FeatureIndexError, WorkspaceError
@@ -272,8 +273,7 @@ def test_a_look_at_the_folder_disturbs_nobody_who_goes_over_what_was_found(
 def test_labels_that_could_not_be_put_into_the_search_are_tried_again(
     workspace: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    opened = Workspace(workspace)
-    coder = opened.coders["random"]
+    coder = Workspace(workspace).coders["random"]
 
     def locked(*arguments: object) -> None:
         raise WorkspaceError("people.sqlite3 cannot be used: database is locked")
@@ -281,10 +281,35 @@ def test_labels_that_could_not_be_put_into_the_search_are_tried_again(
     with monkeypatch.context() as patched:
         patched.setattr(People, "load_automatic", locked)
         with pytest.raises(WorkspaceError, match="locked"):
-            _ = coder.labels
-    coder._labels_looked_at = -math.inf
-    _ = coder.labels
-    assert opened.people.search(coder.fingerprint, "lazy")
+            coder.search("lazy")
+        assert coder.labels.by_feature[1].text == "lazy dogs", "pages do not need the search"
+    assert coder.search("lazy")
+
+
+def test_a_search_finds_the_labels_of_its_own_index(
+    workspace: Path, index: FeatureIndex, client_of: Callable[..., TestClient]
+) -> None:
+    """Two indexes of one coder share what people write, not what was labelled automatically."""
+    shutil.copytree(workspace / "coder" / "index", workspace / "second", ignore=shutil.ignore_patterns("labels"))
+    write_labels(workspace / "second", "9", [(5, "zebra crossing", "contrastive", 0.9)])
+    second = named_again(index)
+
+    def found(client: TestClient, coder: str, query: str) -> list[int]:
+        answer = client.get(f"/api/coders/{coder}/features?q={query}").json()
+        return [item["feature"] for item in answer["items"]]
+
+    with client_of(workspace) as client:
+        for _ in range(2):
+            assert (found(client, "random", "lazy"), found(client, "random", "zebra")) == ([1], [])
+            assert (found(client, second, "lazy"), found(client, second, "zebra")) == ([], [5])
+        client.put("/api/coders/random/features/7/label", json={"text": "zebra stripes", "revision": 0})
+        assert found(client, "random", "zebra") == [7]
+        assert found(client, second, "zebra") == [5, 7]
+    shutil.rmtree(workspace / "second" / "labels")
+    shutil.rmtree(workspace / "coder" / "index" / "labels")
+    with client_of(workspace) as client:
+        assert found(client, "random", "zebra") == found(client, second, "zebra") == [7]
+        assert found(client, "random", "lazy") == []
 
 
 def test_labelling_is_a_job(workspace: Path, client_of: Callable[..., TestClient]) -> None:

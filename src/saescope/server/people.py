@@ -74,13 +74,16 @@ class Additions:
 
 
 class People:
-    """`People(folder)`. Any thread, and any number of processes, may use the same file."""
+    """`People(folder)`. Any thread, and any number of processes, may use the same file.
+
+    searching: held by who loads labels and then searches them."""
 
     def __init__(self, folder: str | Path) -> None:
         self.path = Path(folder) / FILE
         self._local = threading.local()
         self._all: dict[threading.Thread, sqlite3.Connection] = {}
         self._guard = threading.Lock()
+        self.searching = threading.Lock()
         with self._errors():
             with self._writing() as db:
                 version = db.execute("PRAGMA user_version").fetchone()[0]
@@ -180,11 +183,11 @@ class People:
         return Additions(dict(labels), [feature for (feature,) in starred], lists)
 
     def load_automatic(self, coder: str, version: str, labels: Sequence[tuple[int, str]]) -> bool:
-        """Make these (feature, text) the coder's automatic labels in the search, unless `version` is loaded already;
-        whether it was not. A person's label stays what is found."""
+        """Make these (feature, text) the coder's automatic labels in the search, unless `version` (empty for none) is loaded
+        already; whether it was not. A person's label stays what is found."""
         with self._reading() as db:
             found = db.execute("SELECT version FROM loaded WHERE coder=?", (coder,)).fetchone()
-        if found is not None and found[0] == version:
+        if (found[0] if found else "") == version:
             return False
         with self._writing() as db:
             # Those not in the new version keep a row only for a person's sake.

@@ -45,7 +45,7 @@ class ServedCoder:
 
     @property
     def labels(self) -> AutomaticLabels:
-        """The automatic labels as they are on disk now; a newer file is also put into the search."""
+        """The automatic labels as they are on disk now."""
         if self._looked_at_labels():
             return self._labels
         with self._labels_lock:
@@ -65,16 +65,20 @@ class ServedCoder:
         if version == self._labels.version:
             return
         try:
-            labels = automatic_labels(self.index, version)
+            self._labels = automatic_labels(self.index, version)
             self.label_problem = ""
         except FeatureIndexError as error:
             # The labels that were there go on being shown.
             self.label_problem = str(error)
-            return
+
+    def search(self, query: str) -> list[tuple[int, float]]:
+        """Features whose label, as it is shown now, has the query's words; relevance as `People.search` gives it."""
+        labels = self.labels
         found = [(feature, label.text) for feature, label in labels.by_feature.items()]
-        self.people.load_automatic(self.fingerprint, labels.version, found)
-        # Last: what could not be put into the search is tried again.
-        self._labels = labels
+        # One file searches the labels of one index of a coder at a time, and there may be several.
+        with self.people.searching:
+            self.people.load_automatic(self.fingerprint, labels.version, found)
+            return self.people.search(self.fingerprint, query)
 
     @cached_property
     def table(self) -> FeatureTable:

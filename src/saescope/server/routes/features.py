@@ -104,7 +104,7 @@ def features(
 def found_by(coder: ServedCoder, shown: ShownLabels, query: str, by: str) -> dict[int, float]:
     """Relevance of what a query finds."""
     # What people wrote is found by its words, and comes first.
-    said = dict(coder.people.search(coder.fingerprint, query))
+    said = dict(coder.search(query))
     if by == "label":
         found = said
     else:
