@@ -285,6 +285,17 @@ def test_a_model_of_another_family_is_refused(
         assert client.get(f"{CODER}/features/0").status_code == 200
 
 
+def test_a_model_named_otherwise_than_in_the_index_is_asked_for_its_weights(
+    workspace: Path, client_of: Callable[..., TestClient], lm: LanguageModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(LanguageModel, "load", lambda spec: lm)
+    with client_of(workspace, lm=None, model="the-same/by-another-name") as client:
+        for _ in range(2):
+            (coder,) = client.get("/api/workspace").json()["coders"]
+            assert coder["can_run"], coder["why_not"]
+            assert client.post(f"{CODER}/prompt", json={"text": "the dog"}).status_code == 200
+
+
 def test_a_coder_that_moved_or_changed_is_refused_and_its_index_still_read(
     workspace: Path, client_of: Callable[..., TestClient]
 ) -> None:

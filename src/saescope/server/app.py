@@ -58,13 +58,15 @@ def create_app(
 ) -> FastAPI:
     """The explorer of a workspace, ready for an ASGI server.
 
-    model: what is loaded when a page first needs it; by default the model of the first index. lm: one that is in memory.
-    token: asked of everyone, where given. WorkspaceError or FeatureIndexError when there is nothing to serve.
+    model: what is loaded when a page first needs it, and tried with every coder; by default the model of the first index.
+    lm: one that is in memory. token: asked of everyone, where given.
+
+    WorkspaceError or FeatureIndexError when there is nothing to serve.
     """
     opened = folder if isinstance(folder, Workspace) else Workspace(folder)
     if worker is None:
         spec = model or next((one.model_spec() for one in opened.coders.values() if one.model_spec()), "")
-        worker = ModelWorker(lm.spec, load=lambda: lm) if lm is not None else ModelWorker(spec)
+        worker = ModelWorker(lm.spec, load=lambda: lm) if lm is not None else ModelWorker(spec, named=model is not None)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:

@@ -71,19 +71,21 @@ class _Place:
 
 
 class ModelWorker:
-    """`spec`: what the model is loaded by; `load` for tests and models in memory."""
+    """`spec`: what the model is loaded by; `named`: by the person who serves, not by an index; `load` for tests and models in
+    memory."""
 
     def __init__(
         self,
         spec: str,
         *,
+        named: bool = False,
         load: Callable[[], LanguageModel] | None = None,
         places: int = PLACES,
         threads: int = THREADS,
         loading: float = LOADING,
         running: float = RUNNING,
     ) -> None:
-        self.spec = spec
+        self.spec, self.named = spec, named
         self._load = load or (lambda: LanguageModel.load(spec))
         self._places, self._threads = places, threads
         self._loading_patience, self._running_patience = loading, running

@@ -57,7 +57,8 @@ def coder_shown(coder: ServedCoder, worker: ModelWorker) -> dict[str, Any]:
     manifest = coder.index.manifest
     about, counts, labels = manifest.coder, manifest.counts, coder.labels
     metrics = shown_metrics(coder.metrics)
-    why_not = coder.why_not(worker.spec, worker.lm)
+    # One model has many names: where a person named it, its weights say whose it is, once it is loaded.
+    why_not = coder.why_not("" if worker.named else worker.spec, worker.lm)
     return {
         "id": coder.id,
         "name": one_line(coder.name),
