@@ -543,6 +543,40 @@ def test_a_tab_that_is_closed_ends_its_completion(
         assert not app.state.served.worker._taken
 
 
+def test_a_tab_that_is_closed_before_the_first_token_gives_up_its_place(
+    workspace: Path, lm: LanguageModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Over a real connection, while the model is still being loaded."""
+    release, begun = threading.Event(), []
+
+    def events(*arguments: object, **more: object) -> Generator[dict[str, Any], None, None]:
+        begun.append(1)
+        yield {"event": "start"}
+
+    monkeypatch.setattr("saescope.server.routes.steer.steered_events", events)
+    worker = ModelWorker("slow", load=lambda: (release.wait(20), lm)[1], places=1)
+    with served(create_app(workspace, worker=worker)) as url:
+        port = int(url.rsplit(":", 1)[1])
+        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=20)
+        body = json.dumps({"text": "the dog", "feature": LIVE, "strength": 1.0})
+        connection.request("POST", f"{CODER}/steer", body, {**HEADERS, "Content-Type": "application/json"})
+
+        def wait_for(taken: int) -> None:
+            until = time.monotonic() + 5
+            while len(worker._taken) != taken and time.monotonic() < until:
+                time.sleep(0.01)
+            assert len(worker._taken) == taken
+
+        wait_for(1)
+        connection.close()
+        wait_for(0)
+        release.set()
+        connection.request("POST", f"{CODER}/steer", body, {**HEADERS, "Content-Type": "application/json"})
+        assert json.loads(connection.getresponse().readline())["event"] == "start"
+        connection.close()
+    assert begun == [1], "what nobody waits for is never begun"
+
+
 def test_what_nobody_thought_of_is_raised_as_it_is(lm: LanguageModel) -> None:
     worker = ready_worker(lm)
 
