@@ -864,3 +864,23 @@ def test_jobs_show_their_progress_and_are_asked_for_only_while_they_run(visit: S
     assert done >= 2
     page.wait_for_timeout(1100)
     assert len(asked) == done
+
+
+def test_the_end_of_another_processs_job_is_noticed(visit: Start, made_up_url: str) -> None:
+    """It is only not there any more; what is shown may have new labels."""
+    page = visit().page()
+    job = {"id": "labelling-main", "kind": "label", "coder": "main", "stage": "score", "done": 1, "total": 2}
+    running = [{**job, "state": "running", "message": ""}]
+    page.route("**/api/jobs", lambda route: route.fulfill(json=list(running)))
+
+    def with_job(route: Any) -> None:
+        route.fulfill(json={**route.fetch().json(), "jobs": list(running)})
+
+    page.route("**/api/workspace", with_job)
+    page.goto(f"{made_up_url}/#/c/main/browse")
+    page.wait_for_selector(".job.running")
+    settle(page)
+    with page.expect_request("**/features?*"):
+        running.clear()
+    page.wait_for_selector(".jobs", state="detached")
+    assert "done" in page.text_content("#said")
