@@ -6,7 +6,9 @@ import json
 import math
 import os
 import shutil
-from collections.abc import Callable
+import threading
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -22,6 +24,7 @@ from saescope.features import FeatureIndex
 from saescope.features.index.manifest import KIND
 from saescope.features.index.progress import kept_progress
 from saescope.server import Workspace
+from saescope.server import workspace as workspaces
 from saescope.server.people import People
 
 
@@ -270,6 +273,26 @@ def test_a_look_at_the_folder_disturbs_nobody_who_goes_over_what_was_found(
     assert list(opened.coders) == ["random", named_again(index)]
 
 
+def test_many_who_ask_at_once_look_at_the_folder_once(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    opened = Workspace(workspace)
+    looks: list[int] = []
+    walk = workspaces._walk
+
+    def slow(folder: Path) -> Iterator[Path]:
+        looks.append(1)
+        time.sleep(0.1)
+        yield from walk(folder)
+
+    monkeypatch.setattr(workspaces, "_walk", slow)
+    opened._scanned = 0.0
+    threads = [threading.Thread(target=opened.refresh) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(looks) == 1
+
+
 def test_labels_that_could_not_be_put_into_the_search_are_tried_again(
     workspace: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -313,8 +336,6 @@ def test_a_search_finds_the_labels_of_its_own_index(
 
 
 def test_labelling_is_a_job(workspace: Path, client_of: Callable[..., TestClient]) -> None:
-    import threading
-
     begun, go = threading.Event(), threading.Event()
 
     def labeller(coder: object, tell: Callable[[str, int, int], None]) -> None:

@@ -85,11 +85,17 @@ class Workspace:
 
     def refresh(self) -> None:
         """Look again for indexes, unless that was done just now."""
-        if time.monotonic() - self._scanned > _RESCAN:
-            self.scan()
+        if self._is_old():
+            self.scan(only_if_old=True)
 
-    def scan(self) -> None:
+    def _is_old(self) -> bool:
+        return time.monotonic() - self._scanned > _RESCAN
+
+    def scan(self, *, only_if_old: bool = False) -> None:
         with self._lock:
+            # Who waited here has what another found.
+            if only_if_old and not self._is_old():
+                return
             manifests: list[Path] = []
             records: list[Path] = []
             for path in _walk(self.folder):
