@@ -27,6 +27,7 @@ from saescope.server.answers import Problem
 from saescope.server.asking import NotFound, Served
 from saescope.server.jobs import Jobs, Labellers, Tell
 from saescope.server.model_worker import Busy, ClientGone, ModelWorker
+from saescope.server.people import StillWriting
 from saescope.server.plain_text import one_line
 from saescope.server.routes import document, feature, features, people, prompt, steer, workspace
 from saescope.server.security import HEADERS, Guard
@@ -39,6 +40,7 @@ _STATUS: tuple[tuple[type[SaescopeError], int], ...] = (
     (NotFound, 404),
     (RevisionConflict, 409),
     (Busy, 503),
+    (StillWriting, 503),
     (UsageError, 422),
     (TextError, 422),
     (CoderError, 409),

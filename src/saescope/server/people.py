@@ -22,7 +22,7 @@ from saescope.server.plain_text import one_line, plain
 FILE = "people.sqlite3"
 _SCHEMA_VERSION = 1
 # How long a writer waits for another, in seconds.
-_PATIENCE = 15.0
+_PATIENCE = 5.0
 Subject = Literal["label", "note"]
 
 # `labels` holds one row a feature that has a label of any kind; `words` is the search over what is shown of it.
@@ -71,6 +71,10 @@ class Additions:
     labels: dict[int, str]
     starred: list[int]
     lists: dict[str, list[int]]
+
+
+class StillWriting(WorkspaceError):  # noqa: N818 - reads as what it says
+    """Another process has held the file for too long. Nothing was lost or written: try again."""
 
 
 class People:
@@ -293,6 +297,9 @@ class People:
         try:
             yield
         except sqlite3.OperationalError as error:
+            # The lowest byte is the kind, what is above it says more.
+            if getattr(error, "sqlite_errorcode", 0) & 0xFF in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
+                raise StillWriting(f"another process is writing {self.path}; try again in a moment") from error
             raise WorkspaceError(
                 f"{self.path} cannot be used: {error}; is the folder writable, the disk full?"
             ) from error
