@@ -206,6 +206,8 @@ def test_overview_plots(client: TestClient, index: FeatureIndex) -> None:
         (f"{CODER}/positions/99999999", 404, "there is no position 99999999"),
         (f"{CODER}/features/0/context?position=0&before=999", 422, "before: "),
         (f"{CODER}/features?limit=0", 422, "limit: "),
+        (f"{CODER}/features?level={'9' * 40}", 422, "level: "),
+        (f"{CODER}/features?level=32768", 422, "level: "),
         (f"{CODER}/features?sort=name", 422, "sort: "),
         ("/api/nothing", 404, "see /api/docs"),
         ("/api/coders/%F0%9F%92%A9/map", 404, "there is no coder"),

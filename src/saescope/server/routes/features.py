@@ -21,6 +21,8 @@ _MAP_LIMIT = 50_000
 _DENSITY_BINS_PER_DECADE = 5
 _CARD_OUTPUTS = 6
 _MOST_FOUND = 2000
+# An index keeps levels in 16 bits.
+_MOST_LEVELS = 2**15 - 1
 
 
 @router.get("/coders/{id}/density", response_model=answers.Histogram)
@@ -64,7 +66,7 @@ def features(
     q: Annotated[str, Query(max_length=1000)] = "",
     by: Literal["label", "meaning"] = "label",
     form: Annotated[str, Query(max_length=40)] = "",
-    level: Annotated[int | None, Query(ge=0)] = None,
+    level: Annotated[int | None, Query(ge=0, le=_MOST_LEVELS)] = None,
     min_density: Annotated[float | None, Query(ge=0, le=1)] = None,
     max_density: Annotated[float | None, Query(ge=0, le=1)] = None,
     min_score: float | None = None,
