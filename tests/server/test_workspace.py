@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 import torch
 from fastapi.testclient import TestClient
@@ -23,7 +24,7 @@ from saescope.evaluation.subject import Subject
 from saescope.features import FeatureIndex
 from saescope.features.index.manifest import KIND
 from saescope.features.index.progress import kept_progress
-from saescope.server import Workspace
+from saescope.server import Workspace, jobs
 from saescope.server import workspace as workspaces
 from saescope.server.people import People
 
@@ -222,6 +223,17 @@ def test_a_build_under_way_is_a_job(workspace: Path, client_of: Callable[..., Te
         (job,) = client.get("/api/jobs").json()
         assert job["state"] == "failed"
         assert "unfinished" in job["message"]
+
+
+def test_whether_a_process_lives_is_asked_without_a_signal(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On Windows a signal of number 0 interrupts it."""
+
+    def signalled(*arguments: object) -> None:
+        raise AssertionError("a signal was sent")
+
+    monkeypatch.setattr(psutil, "pid_exists", lambda pid: pid == 7)
+    monkeypatch.setattr(os, "kill", signalled)
+    assert [jobs._is_alive(pid) for pid in (7, 8, -1, "7", None)] == [True, False, False, False, False]
 
 
 def test_labelling_by_another_process_is_a_job_while_it_lasts(
