@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import http.client
 import json
+import shutil
 import threading
 import time
 from collections.abc import Callable, Generator
@@ -318,6 +319,27 @@ def test_a_coder_that_moved_or_changed_is_refused_and_its_index_still_read(
         assert response.status_code == 409
         assert "no longer at" in response.json()["detail"]
         assert client.get(f"{CODER}/features/0").status_code == 200
+
+
+def test_a_coder_that_is_replaced_while_it_is_served_is_noticed(
+    workspace: Path, client_of: Callable[..., TestClient]
+) -> None:
+    from tests.features.index.built import tiny_coder
+
+    from saescope.coders import save
+
+    def asked() -> tuple[int, str]:
+        response = client.post(f"{CODER}/prompt", json={"text": "a"})
+        return response.status_code, response.text
+
+    with client_of(workspace) as client:
+        shutil.copytree(workspace / "coder", workspace / "kept", ignore=shutil.ignore_patterns("index"))
+        assert asked()[0] == 200
+        save(tiny_coder(seed=9), workspace / "coder")
+        assert asked()[0] == 409
+        assert "is not the one that was indexed" in asked()[1]
+        shutil.copytree(workspace / "kept", workspace / "coder", dirs_exist_ok=True)
+        assert asked()[0] == 200
 
 
 # The worker

@@ -6,6 +6,7 @@ import math
 import threading
 import time
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -23,6 +24,8 @@ from saescope.server.people import People
 
 # Forms of features that a person understands at a glance.
 _TELLING = ("token", "phrase", "context", "output-promoting")
+_CODER_FILES = (".json", ".npz", ".safetensors")
+_Stamp = list[tuple[str, int, int]]
 
 
 class ServedCoder:
@@ -40,7 +43,7 @@ class ServedCoder:
         self._labels_lock, self._subject_lock = threading.Lock(), threading.Lock()
         self._meaning_lock = threading.Lock()
         self._meaning: tuple[str, MeaningSearch] | None = None
-        self._subject: Subject | None = None
+        self._subject: tuple[_Stamp, Subject] | None = None
         self.label_problem = ""
 
     @property
@@ -158,19 +161,31 @@ class ServedCoder:
         return ""
 
     def subject(self) -> Subject:
-        """The coder itself, loaded once. CoderError where it is gone or no longer the one that was indexed."""
+        """The coder itself, loaded once and whenever its files change. CoderError where it is gone or no longer the one that
+        was indexed."""
         with self._subject_lock:
-            if self._subject is None:
+            path = self.index.coder_path
+            stamp = _stamp(path)
+            if self._subject is None or self._subject[0] != stamp:
+                self._subject = None
                 if reason := self.why_not():
                     raise CoderError(f"{self.name} cannot be run: {reason}")
-                path = self.index.coder_path
                 assert path is not None
                 subject = Subject.of(path)
                 if coder_fingerprint(subject.coder) != self.fingerprint:
                     raise CoderError(f"the coder at {path} is not the one that was indexed; index it again")
                 subject.coder.requires_grad_(False)
-                self._subject = subject
-            return self._subject
+                self._subject = stamp, subject
+            return self._subject[1]
 
     def kept_rule(self) -> KeptRule | None:
         return self.subject().kept_rule()
+
+
+def _stamp(folder: Path | None) -> _Stamp:
+    """Tells, cheaply, whether a coder's files are still those that were read. People's, which change all day, are not its."""
+    try:
+        files = [path for path in folder.iterdir() if path.suffix in _CODER_FILES] if folder is not None else []
+        return sorted((path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in files)
+    except OSError:
+        return []
