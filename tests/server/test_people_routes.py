@@ -42,6 +42,20 @@ def test_a_file_that_another_process_writes_is_told_and_not_waited_for_long(
     assert client.put(f"{FEATURE}/note", json={"text": "a", "revision": 0}).status_code == 200
 
 
+def test_a_read_only_folder_is_served(
+    workspace: Path, client_of: Callable[..., TestClient], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with client_of(workspace) as client:
+        client.put(f"{FEATURE}/label", json={"text": "red foxes", "revision": 0})
+    monkeypatch.setattr("saescope.server.people._is_writable", lambda path: False)
+    with client_of(workspace) as client:
+        assert page(client).label.text == "red foxes"
+        assert client.get(f"{CODER}/features?q=red").json()["total"] == 1
+        response = client.put(f"{FEATURE}/note", json={"text": "a", "revision": 0})
+        assert response.status_code == 403
+        assert "cannot be written to" in response.json()["detail"]
+
+
 def test_a_label_is_written_shown_found_and_taken_back(client: TestClient) -> None:
     assert page(client).label_revision == 0
     kept = client.put(f"{FEATURE}/label", json={"text": " red \n foxes ", "revision": 0})

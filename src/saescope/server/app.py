@@ -27,7 +27,7 @@ from saescope.server.answers import Problem
 from saescope.server.asking import NotFound, Served
 from saescope.server.jobs import Jobs, Labellers, Tell
 from saescope.server.model_worker import Busy, ClientGone, ModelWorker
-from saescope.server.people import StillWriting
+from saescope.server.people import ReadOnly, StillWriting
 from saescope.server.plain_text import one_line
 from saescope.server.routes import document, feature, features, people, prompt, steer, workspace
 from saescope.server.security import HEADERS, Guard
@@ -41,6 +41,7 @@ _STATUS: tuple[tuple[type[SaescopeError], int], ...] = (
     (RevisionConflict, 409),
     (Busy, 503),
     (StillWriting, 503),
+    (ReadOnly, 403),
     (UsageError, 422),
     (TextError, 422),
     (CoderError, 409),
