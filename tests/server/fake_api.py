@@ -308,6 +308,10 @@ class World:
             "can_run": can_run, "why_not": "" if can_run else "The model of this index is not on this machine.",
         }  # fmt: skip
 
+    def fires(self, feature: int, tokens: list[str]) -> dict[str, Any]:
+        values = {i: v for i, t in enumerate(tokens) if (v := strength(feature, t)) > 0}
+        return {"at": list(values), "values": list(values.values())}
+
     def prompt(self, text: str, pinned: list[int], top: int) -> dict[str, Any]:
         tokens = pieces(text)[:1024]
         fired = [
@@ -319,7 +323,13 @@ class World:
                 if v > best.get(f, (0.0, 0))[0]:
                     best[f] = (v, i)
         strongest = [
-            {"feature": f, "value": v, "token": i, "unusual": v / self.maximum[f] * -math.log(self.density[f])}
+            {
+                "feature": f,
+                "value": v,
+                "token": i,
+                "unusual": v / self.maximum[f] * -math.log(self.density[f]),
+                **self.fires(f, tokens),
+            }
             for f, (v, i) in best.items()
         ]
         strongest.sort(key=lambda row: -row["unusual"])
@@ -486,6 +496,7 @@ def create_app() -> FastAPI:
                 "a": peaks["a"].get(f, 0.0),
                 "b": peaks["b"].get(f, 0.0),
                 "difference": peaks["b"].get(f, 0.0) - peaks["a"].get(f, 0.0),
+                **{f"on_{side}": world.fires(f, pieces(body[side])) for side in "ab"},
             }
             for f in {*peaks["a"], *peaks["b"]}
         ]

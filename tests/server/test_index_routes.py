@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import threading
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -114,6 +115,27 @@ def test_hostile_text_of_the_corpus_is_text(client: TestClient, index: FeatureIn
     assert client.get(f"{CODER}/features/3").headers["content-type"] == "application/json"
 
 
+def test_a_character_of_several_tokens_has_the_features_of_them_all(client: TestClient, index: FeatureIndex) -> None:
+    """A page shows it as one, with one position to ask for."""
+    offsets, tokens = index.arrays["sequence_offsets"].tolist(), index.arrays["tokens"]
+    parts: set[int] = set()
+    for first, end in pairwise(offsets):
+        parts |= {first + i for i, text in enumerate(index.pieces(tokens[first:end].tolist())) if not text}
+    found = 0
+    for feature in np.flatnonzero(index.count).tolist():
+        for position in sorted(parts.intersection(index.firings(feature).positions.tolist()))[:2]:
+            path = f"{CODER}/features/{feature}/context?position={position}&before=8&after=8"
+            context = asked(client, path, answers.Context)
+            shown = context.tokens[context.peak]
+            at = asked(client, f"{CODER}/positions/{shown.p}", answers.Position)
+            assert at.token == shown.t
+            values = {one.feature: one.value for one in at.features}
+            assert values[feature] == pytest.approx(shown.v, rel=1e-2)
+            assert list(values.values()) == sorted(values.values(), reverse=True)
+            found += 1
+    assert found > 5
+
+
 def test_browsing_filters_and_sorts(client: TestClient, index: FeatureIndex) -> None:
     live = np.flatnonzero(index.count)
     everything = asked(client, f"{CODER}/features?limit=200", answers.Features)
@@ -184,6 +206,8 @@ def test_overview_plots(client: TestClient, index: FeatureIndex) -> None:
         (f"{CODER}/positions/99999999", 404, "there is no position 99999999"),
         (f"{CODER}/features/0/context?position=0&before=999", 422, "before: "),
         (f"{CODER}/features?limit=0", 422, "limit: "),
+        (f"{CODER}/features?level={'9' * 40}", 422, "level: "),
+        (f"{CODER}/features?level=32768", 422, "level: "),
         (f"{CODER}/features?sort=name", 422, "sort: "),
         ("/api/nothing", 404, "see /api/docs"),
         ("/api/coders/%F0%9F%92%A9/map", 404, "there is no coder"),

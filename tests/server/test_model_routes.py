@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import http.client
 import json
+import shutil
 import threading
 import time
 from collections.abc import Callable, Generator
@@ -66,10 +67,11 @@ def test_what_fires_on_a_prompt_is_what_the_library_says(
     assert len(found.tokens) < len(ids) - 1, "the text has characters of several tokens"
     pieces = TokenText(lm.tokenizer).pieces(ids)
     # A merged token has each feature's largest value over its own.
-    at = 1
+    at, spans = 1, []
     for number, token in enumerate(found.tokens):
         length = next(n for n in range(1, 6) if "".join(pieces[at : at + n]) == token.t)
         own = codes[at : at + length].amax(0)
+        spans.append(own)
         expected = {i: v for i, v in enumerate(own.tolist()) if v > 0}
         assert {one.feature: one.value for one in token.top} == pytest.approx(expected, rel=1e-3)
         values = [one.value for one in token.top]
@@ -86,6 +88,9 @@ def test_what_fires_on_a_prompt_is_what_the_library_says(
         assert one.value == pytest.approx(
             max(top.value for top in found.tokens[one.token].top if top.feature == one.feature), rel=1e-3
         )
+        # On every token, also where ten others are stronger.
+        everywhere = {i: float(own[one.feature]) for i, own in enumerate(spans) if own[one.feature] > 0}
+        assert dict(zip(one.at, one.values, strict=True)) == pytest.approx(everywhere, rel=1e-3)
         if index.count[one.feature]:
             share = float(peaks[one.feature]) / float(index.maximum[one.feature])
             surprise = -np.log(max(index.density[one.feature], 1 / (1 + index.n_tokens)))
@@ -156,7 +161,8 @@ def test_two_prompts_compared(client: TestClient, lm: LanguageModel, workspace: 
     for one in found.features:
         assert one.a == pytest.approx(float(peaks[0][one.feature]), rel=1e-3)
         assert one.b == pytest.approx(float(peaks[1][one.feature]), rel=1e-3)
-        assert one.difference == pytest.approx(one.a - one.b, abs=1e-2)
+        assert one.difference == pytest.approx(one.b - one.a, abs=1e-2)
+        assert (max(one.on_a.values, default=0.0), max(one.on_b.values, default=0.0)) == (one.a, one.b)
     assert {one.feature for one in found.features} == set(torch.nonzero(peaks[0] + peaks[1]).flatten().tolist())
     assert "".join(token.t for token in found.b.tokens) == b
     same = client.post("/api/compare/prompts", json={"coder": "random", "a": a, "b": a}).json()
@@ -280,6 +286,17 @@ def test_a_model_of_another_family_is_refused(
         assert client.get(f"{CODER}/features/0").status_code == 200
 
 
+def test_a_model_named_otherwise_than_in_the_index_is_asked_for_its_weights(
+    workspace: Path, client_of: Callable[..., TestClient], lm: LanguageModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(LanguageModel, "load", lambda spec: lm)
+    with client_of(workspace, lm=None, model="the-same/by-another-name") as client:
+        for _ in range(2):
+            (coder,) = client.get("/api/workspace").json()["coders"]
+            assert coder["can_run"], coder["why_not"]
+            assert client.post(f"{CODER}/prompt", json={"text": "the dog"}).status_code == 200
+
+
 def test_a_coder_that_moved_or_changed_is_refused_and_its_index_still_read(
     workspace: Path, client_of: Callable[..., TestClient]
 ) -> None:
@@ -302,6 +319,27 @@ def test_a_coder_that_moved_or_changed_is_refused_and_its_index_still_read(
         assert response.status_code == 409
         assert "no longer at" in response.json()["detail"]
         assert client.get(f"{CODER}/features/0").status_code == 200
+
+
+def test_a_coder_that_is_replaced_while_it_is_served_is_noticed(
+    workspace: Path, client_of: Callable[..., TestClient]
+) -> None:
+    from tests.features.index.built import tiny_coder
+
+    from saescope.coders import save
+
+    def asked() -> tuple[int, str]:
+        response = client.post(f"{CODER}/prompt", json={"text": "a"})
+        return response.status_code, response.text
+
+    with client_of(workspace) as client:
+        shutil.copytree(workspace / "coder", workspace / "kept", ignore=shutil.ignore_patterns("index"))
+        assert asked()[0] == 200
+        save(tiny_coder(seed=9), workspace / "coder")
+        assert asked()[0] == 409
+        assert "is not the one that was indexed" in asked()[1]
+        shutil.copytree(workspace / "kept", workspace / "coder", dirs_exist_ok=True)
+        assert asked()[0] == 200
 
 
 # The worker
@@ -525,6 +563,40 @@ def test_a_tab_that_is_closed_ends_its_completion(
         while app.state.served.worker._taken and time.monotonic() < until:
             time.sleep(0.01)
         assert not app.state.served.worker._taken
+
+
+def test_a_tab_that_is_closed_before_the_first_token_gives_up_its_place(
+    workspace: Path, lm: LanguageModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Over a real connection, while the model is still being loaded."""
+    release, begun = threading.Event(), []
+
+    def events(*arguments: object, **more: object) -> Generator[dict[str, Any], None, None]:
+        begun.append(1)
+        yield {"event": "start"}
+
+    monkeypatch.setattr("saescope.server.routes.steer.steered_events", events)
+    worker = ModelWorker("slow", load=lambda: (release.wait(20), lm)[1], places=1)
+    with served(create_app(workspace, worker=worker)) as url:
+        port = int(url.rsplit(":", 1)[1])
+        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=20)
+        body = json.dumps({"text": "the dog", "feature": LIVE, "strength": 1.0})
+        connection.request("POST", f"{CODER}/steer", body, {**HEADERS, "Content-Type": "application/json"})
+
+        def wait_for(taken: int) -> None:
+            until = time.monotonic() + 5
+            while len(worker._taken) != taken and time.monotonic() < until:
+                time.sleep(0.01)
+            assert len(worker._taken) == taken
+
+        wait_for(1)
+        connection.close()
+        wait_for(0)
+        release.set()
+        connection.request("POST", f"{CODER}/steer", body, {**HEADERS, "Content-Type": "application/json"})
+        assert json.loads(connection.getresponse().readline())["event"] == "start"
+        connection.close()
+    assert begun == [1], "what nobody waits for is never begun"
 
 
 def test_what_nobody_thought_of_is_raised_as_it_is(lm: LanguageModel) -> None:

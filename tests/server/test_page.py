@@ -526,6 +526,78 @@ def test_a_note_not_yet_saved_outlasts_a_look_elsewhere(visit: Start, made_up_ur
     page.wait_for_function("() => document.querySelector('#note')?.value === 'half a thought'")
 
 
+def loads_again(page: Any) -> None:
+    """As after the server's return, or the end of a job: what is shown is asked for once more."""
+    page.evaluate("async () => void ((await import('/static/api.js')).returns.value += 1)")
+
+
+def test_a_slow_write_stays_with_the_feature_it_was_made_on(visit: Start, made_up_url: str) -> None:
+    page = visit().page()
+    held: list[Any] = []
+    page.route(
+        re.compile("features/30/(lists|label)$"),
+        lambda route: held.append(route) if route.request.method == "PUT" else route.continue_(),
+    )
+    page.goto(f"{made_up_url}/#/c/main/feature/30")
+    settle(page)
+    page.fill("[list=known-lists]", "only there")
+    page.click("text=Add")
+    page.click("text=edit")
+    page.fill(".label-form input", "only there")
+    page.keyboard.press("Enter")
+    page.click(".walk a[rel=next]")
+    page.wait_for_selector("h1 .number:text-is('#31')")
+    settle(page)
+    assert page.locator(".label-form").count() == 0
+    for route in held:
+        with page.expect_response(re.compile("features/30/")):
+            route.continue_()
+    page.wait_for_function("() => document.querySelector('#said').textContent === 'Label saved'")
+    assert page.locator(".chips").count() == 0
+    assert "only there" not in page.text_content("main h1")
+    page.fill("[list=known-lists]", "another")
+    page.click("text=Add")
+    page.wait_for_selector(".chips .chip")
+    api = f"{made_up_url}/api/coders/main/features"
+    found = [page.request.get(f"{api}/{feature}").json() for feature in (30, 31)]
+    assert [one["lists"] for one in found] == [["only there"], ["another"]]
+    assert found[0]["label"]["text"] == "only there"
+
+
+def test_a_draft_is_not_saved_over_what_its_writer_has_not_seen(visit: Start, made_up_url: str) -> None:
+    page = visit().page()
+    api = f"{made_up_url}/api/coders/main/features/33"
+
+    def they_write(subject: str, text: str) -> None:
+        answer = page.request.put(f"{api}/{subject}", data={"text": text, "revision": 0}, headers={"X-Saescope": "1"})
+        assert answer.ok
+
+    page.goto(f"{made_up_url}/#/c/main/feature/33")
+    settle(page)
+    page.fill("#note", "mine, begun before")
+    page.click(".walk a[rel=next]")
+    page.wait_for_selector("h1 .number:text-is('#34')")
+    they_write("note", "theirs")
+    page.go_back()
+    page.wait_for_selector("h1 .number:text-is('#33')")
+    page.wait_for_selector(".conflict")
+    assert "theirs" in page.text_content(".conflict")
+    assert page.input_value("#note") == "mine, begun before"
+    page.click("text=Keep theirs")
+    page.wait_for_selector(".conflict", state="detached")
+    assert page.input_value("#note") == "theirs"
+
+    page.click("text=edit")
+    page.fill(".label-form input", "my label")
+    they_write("label", "their label")
+    loads_again(page)
+    page.wait_for_selector(".label-form .conflict")
+    assert "their label" in page.text_content(".conflict")
+    page.click("text=Use mine")
+    page.wait_for_selector(".label-form", state="detached")
+    assert page.request.get(api).json()["label"]["text"] == "my label"
+
+
 def test_filters_sorts_and_pages_are_in_the_address(visit: Start, made_up_url: str) -> None:
     page = visit().page()
     page.goto(f"{made_up_url}/#/c/main/browse?form=phrase&min_score=0.7&sort=score&as=table")
@@ -680,6 +752,58 @@ def test_two_texts_and_two_coders_are_compared(visit: Start, made_up_url: str) -
     assert "decoder cosine 0.7" in page.locator(".relation").text_content()
 
 
+def test_every_feature_that_is_named_colours_where_it_fires(visit: Start, made_up_url: str) -> None:
+    """Also one that is not among a token's ten strongest."""
+    page = visit().page()
+    text = "Einstein saw Apollo"
+    asked = {"text": text, "features": [], "top": 10}
+    header = {"X-Saescope": "1"}
+    told = page.request.post(f"{made_up_url}/api/coders/main/prompt", data=asked, headers=header).json()
+    hidden = [
+        row["feature"]
+        for row in told["strongest"]
+        if row["feature"] not in [one["feature"] for one in told["tokens"][row["token"]]["top"]]
+    ]
+    assert hidden
+    page.goto(f"{made_up_url}/#/c/main/browse?by=text&text={quote(text)}")
+    for row in told["strongest"]:
+        if row["feature"] in hidden:
+            page.focus(f".ranking [data-feature='{row['feature']}'] a")
+            page.wait_for_selector(f".count >> text=coloured by #{row['feature']}")
+            assert lit(page, ".by-text") == [told["tokens"][i]["t"] for i in row["at"]]
+    page.goto(f"{made_up_url}/#/c/main/prompt?mode=two&text={quote(text)}&b=lakes&color={hidden[0]}")
+    page.wait_for_selector(".differences tr.on")
+    (row,) = [row for row in told["strongest"] if row["feature"] == hidden[0]]
+    assert lit(page, ".prompt .two")[: len(row["at"])] == [told["tokens"][i]["t"] for i in row["at"]]
+
+
+def test_that_a_feature_does_not_fire_is_said_only_once_it_is_known(visit: Start, made_up_url: str) -> None:
+    page = visit().page()
+    text = quote("Einstein saw Apollo")
+    page.goto(f"{made_up_url}/#/c/main/feature/0?text={text}")
+    page.wait_for_selector(".told >> text=Strongest on")
+    held: list[Any] = []
+    page.route("**/prompt", lambda route: held.append(route))
+    page.click(".walk a[rel=next]")
+    page.wait_for_selector("h1 .number:text-is('#1')")
+    page.wait_for_function("() => !document.querySelector('.told').textContent.includes('Strongest')")
+    assert "does not fire" not in page.text_content(".told")
+    with page.expect_response("**/prompt"):
+        held.pop().continue_()
+    page.wait_for_selector(".told >> text=Strongest on Apollo")
+
+    page.goto(f"{made_up_url}/#/c/main/prompt?text={text}")
+    with page.expect_response("**/prompt"):
+        page.wait_for_timeout(100)
+        held.pop().continue_()
+    page.click("[aria-label='Pin feature 1']")
+    page.wait_for_selector(".followed li")
+    assert "does not fire" not in page.text_content(".followed li")
+    with page.expect_response("**/prompt"):
+        held.pop().continue_()
+    page.wait_for_selector(".followed li >> text=fires on 1 of")
+
+
 def test_steering_can_be_stopped(visit: Start, made_up_url: str) -> None:
     page = visit().page()
     page.goto(f"{made_up_url}/#/c/main/feature/0?tool=steer&text=slowly%20now&strength=-1.5")
@@ -740,3 +864,23 @@ def test_jobs_show_their_progress_and_are_asked_for_only_while_they_run(visit: S
     assert done >= 2
     page.wait_for_timeout(1100)
     assert len(asked) == done
+
+
+def test_the_end_of_another_processs_job_is_noticed(visit: Start, made_up_url: str) -> None:
+    """It is only not there any more; what is shown may have new labels."""
+    page = visit().page()
+    job = {"id": "labelling-main", "kind": "label", "coder": "main", "stage": "score", "done": 1, "total": 2}
+    running = [{**job, "state": "running", "message": ""}]
+    page.route("**/api/jobs", lambda route: route.fulfill(json=list(running)))
+
+    def with_job(route: Any) -> None:
+        route.fulfill(json={**route.fetch().json(), "jobs": list(running)})
+
+    page.route("**/api/workspace", with_job)
+    page.goto(f"{made_up_url}/#/c/main/browse")
+    page.wait_for_selector(".job.running")
+    settle(page)
+    with page.expect_request("**/features?*"):
+        running.clear()
+    page.wait_for_selector(".jobs", state="detached")
+    assert "done" in page.text_content("#said")

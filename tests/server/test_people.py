@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from saescope.errors import RevisionConflict, WorkspaceError
-from saescope.server.people import FILE, People, PersonText
+from saescope.server.people import FILE, Additions, People, PersonText, ReadOnly
 
 HOSTILE = {
     "html": "<b onclick=x>bold</b>&amp;\"'",
@@ -150,6 +150,44 @@ def test_what_is_no_database_is_refused_by_name(tmp_path: Path) -> None:
     assert "\n" not in str(caught.value)
     with pytest.raises(WorkspaceError, match="cannot be used"):
         People(tmp_path / "nowhere")
+
+
+@pytest.fixture
+def read_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder that cannot be written to, also not by who may write everywhere."""
+    monkeypatch.setattr("saescope.server.people.os.access", lambda path, mode: not str(path).startswith(str(tmp_path)))
+    return tmp_path
+
+
+@pytest.mark.parametrize("left_open", [False, True])
+def test_what_cannot_be_written_to_is_read(tmp_path: Path, left_open: bool, request: pytest.FixtureRequest) -> None:
+    writer = People(tmp_path)
+    writer.write("label", "c", 1, "ships", 0)
+    writer.star("c", 2, True)
+    if not left_open:
+        writer.close()
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir() if not path.name.endswith("-shm")}
+    request.getfixturevalue("read_only")
+    people = People(tmp_path)
+    assert people.additions("c") == Additions({1: "ships"}, [2], {})
+    people.load_automatic("c", "1", [(1, "rivers"), (3, "old ships")])
+    assert [feature for feature, _ in people.search("c", "ships")] == [1, 3]
+    for write in (
+        lambda: people.write("note", "c", 1, "a", 0),
+        lambda: people.star("c", 1, True),
+        lambda: people.put_in_lists("c", 1, ["a"]),
+    ):
+        with pytest.raises(ReadOnly, match="cannot be written to") as caught:
+            write()
+        assert "\n" not in str(caught.value)
+    people.close()
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir() if not path.name.endswith("-shm")} == before
+
+
+def test_a_read_only_folder_without_a_file_has_no_additions(read_only: Path) -> None:
+    people = People(read_only)
+    assert people.additions("c") == Additions({}, [], {})
+    assert list(read_only.iterdir()) == []
 
 
 def test_a_newer_file_is_refused(tmp_path: Path) -> None:

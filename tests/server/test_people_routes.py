@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import sqlite3
 import threading
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +24,36 @@ def page(client: TestClient, feature: int = 0) -> answers.Feature:
     response = client.get(f"{CODER}/features/{feature}")
     assert response.status_code == 200, response.text
     return answers.Feature.model_validate_json(response.content, strict=True)
+
+
+def test_a_file_that_another_process_writes_is_told_and_not_waited_for_long(
+    client: TestClient, workspace: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("saescope.server.people._PATIENCE", 0.2)
+    other = sqlite3.connect(workspace / "people.sqlite3", isolation_level=None)
+    with closing(other):
+        page(client)
+        other.execute("BEGIN IMMEDIATE")
+        response = client.put(f"{FEATURE}/note", json={"text": "a", "revision": 0})
+        assert response.status_code == 503
+        assert response.json()["detail"].startswith("another process is writing")
+        assert page(client).note.text == ""
+        other.execute("ROLLBACK")
+    assert client.put(f"{FEATURE}/note", json={"text": "a", "revision": 0}).status_code == 200
+
+
+def test_a_read_only_folder_is_served(
+    workspace: Path, client_of: Callable[..., TestClient], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with client_of(workspace) as client:
+        client.put(f"{FEATURE}/label", json={"text": "red foxes", "revision": 0})
+    monkeypatch.setattr("saescope.server.people._is_writable", lambda path: False)
+    with client_of(workspace) as client:
+        assert page(client).label.text == "red foxes"
+        assert client.get(f"{CODER}/features?q=red").json()["total"] == 1
+        response = client.put(f"{FEATURE}/note", json={"text": "a", "revision": 0})
+        assert response.status_code == 403
+        assert "cannot be written to" in response.json()["detail"]
 
 
 def test_a_label_is_written_shown_found_and_taken_back(client: TestClient) -> None:

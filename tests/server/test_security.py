@@ -115,10 +115,22 @@ def test_the_token_in_the_address_becomes_a_cookie(guarded: TestClient) -> None:
         assert response.headers["location"] == "/?a=1"
         cookie = response.headers["set-cookie"]
         assert "HttpOnly" in cookie
-        assert "SameSite=Strict" in cookie
+        assert "SameSite=Lax" in cookie, "or the printed link fails where it is clicked in a page of elsewhere"
         assert "sesame" not in cookie
         assert client.get("/api/workspace").status_code == 200
         assert client.put(f"{FEATURE}/star", json={"starred": True}).status_code == 200
+        # Opened once more, the token leaves the address again.
+        again = client.get("/", params={"token": "open, sesame; ü"}, follow_redirects=False)
+        assert (again.status_code, again.headers["location"]) == (303, "/")
+
+
+@pytest.mark.parametrize("other", ['prefs={"a":1}', "x=a b", "é=1", "a[0]=1", "flag", 't="un'])
+def test_another_servers_odd_cookie_locks_nobody_out(guarded: TestClient, other: str) -> None:
+    with guarded as client:
+        cookie = client.get("/", params={"token": "open, sesame; ü"}, follow_redirects=False).headers["set-cookie"]
+        client.cookies.clear()
+        sent = f"{other}; {cookie.partition(';')[0]}".encode("latin-1")
+        assert client.get("/api/lists", headers={"Cookie": sent}).status_code == 200  # type: ignore[dict-item]
 
 
 def test_the_tokens_redirect_stays_here(guarded: TestClient) -> None:

@@ -138,6 +138,7 @@ def test_an_address_says_where_a_browser_finds_it() -> None:
         (["HERE", "--port", "TAKEN"], 1, "cannot listen on 127.0.0.1 port"),
         (["HERE", "--port", "99999"], 2, "65535"),
         (["HERE", "--host", "not.a.host.invalid", "--token", "x"], 1, "cannot listen on"),
+        (["HERE", "--host", "a..b", "--token", "x"], 1, "cannot listen on a..b"),
     ],
 )
 def test_what_cannot_be_served_is_refused_in_one_line(

@@ -167,18 +167,21 @@ def _labels(index: FeatureIndex, workspace: Path | None) -> tuple[dict[int, Expo
 
     found = read_labels(index)
     labels: dict[int, ExportedLabel] = {} if found is None else dict(found.by_feature)
-    places = [workspace] if workspace else [index.path.resolve(), *index.path.resolve().parents]
-    folder = next((place for place in places if (place / FILE).exists()), None)
-    if folder is None:
-        if workspace is not None:
-            raise UsageError(f"{workspace} has no {FILE}: the explorer was not opened on it, or nobody added anything")
-        return labels, None
-    people = People(folder)
-    try:
-        additions = people.additions(index.manifest.coder.fingerprint)
-    finally:
-        people.close()
-    return labels | {feature: _PersonsLabel(text) for feature, text in additions.labels.items()}, additions
+    if workspace is not None and not (workspace / FILE).exists():
+        raise UsageError(f"{workspace} has no {FILE}: the explorer was not opened on it, or nobody added anything")
+    for place in [workspace] if workspace else [index.path.resolve(), *index.path.resolve().parents]:
+        if not (place / FILE).exists():
+            continue
+        people = People(place)
+        try:
+            additions = people.additions(index.manifest.coder.fingerprint)
+        finally:
+            people.close()
+        # Every folder that the explorer was opened on has a file, also where nobody added anything.
+        if additions.labels or additions.starred or additions.lists:
+            own = {feature: _PersonsLabel(text) for feature, text in additions.labels.items()}
+            return labels | own, additions
+    return labels, None
 
 
 def _chosen(

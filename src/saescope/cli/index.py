@@ -64,7 +64,8 @@ def index(
     )
     for what, why in found.manifest.skipped.items():
         console.print(f"left out: {what}: {why}")
-    console.print(f"The index is in {where}. Look at it: saescope serve {where}")
+    # Not the index itself: what people write is kept in the folder that is served, and an index may be built anew.
+    console.print(f"The index is in {where}. Look at it: saescope serve {where.parent}")
 
 
 def _source(

@@ -32,6 +32,7 @@ from saescope.evaluation.histogram import cosine_histogram, log10_density_histog
 from saescope.evaluation.reconstruction import ReconstructionSums
 from saescope.evaluation.subject import Subject
 from saescope.features import FeatureContexts, Passages
+from saescope.features.index import coder_fingerprint
 
 # Random directions are alike everywhere, so a sample of them shows their cosines well enough.
 _CONTROL_ROWS = 2048
@@ -148,6 +149,7 @@ class Measurement:
         coder, metadata = self.subject.coder, self.subject.coder.metadata
         who = {
             "name": self.subject.name,
+            "fingerprint": coder_fingerprint(coder),
             "architecture": metadata.trained_as or coder.architecture.name,
             "kind": coder.kind,
             "options": metadata.options,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import socket
+import sys
 from dataclasses import dataclass
 from urllib.parse import quote
 
@@ -36,6 +37,8 @@ class Address:
         for number in wanted:
             try:
                 found = _listening(name, number)
+            except UnicodeError:
+                raise WorkspaceError(f"cannot listen on {host}: it is no name of a host; give another --host") from None
             except OSError as error:
                 if error.errno in (errno.EADDRINUSE, errno.EACCES) and number != wanted[-1]:
                     continue
@@ -58,8 +61,12 @@ def _listening(host: str, port: int) -> socket.socket:
     family, kind, protocol, _, where = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
     found = socket.socket(family, kind, protocol)
     try:
-        # So that a server that just ended does not keep its port from the next.
-        found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if sys.platform == "win32":
+            # There, to reuse an address is to take it from the server that listens on it.
+            found.setsockopt(socket.SOL_SOCKET, socket.SO_EXCLUSIVEADDRUSE, 1)
+        else:
+            # So that a server that just ended does not keep its port from the next.
+            found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         found.bind(where)
         # Only now does the system refuse a port that another listens on.
         found.listen(128)

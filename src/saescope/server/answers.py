@@ -424,7 +424,16 @@ class PromptToken(Answer):
     top: list[TopFeature]
 
 
-class Strongest(Answer):
+class Fires(Answer):
+    """at: the tokens on which a feature fires; values: its activation on each."""
+
+    at: list[int]
+    values: list[float]
+
+
+class Strongest(Fires):
+    """value: the largest, on `token`."""
+
     feature: int
     value: float
     token: int
@@ -460,6 +469,8 @@ class Difference(Answer):
     a: float
     b: float
     difference: float
+    on_a: Fires
+    on_b: Fires
 
 
 class PromptTokens(Answer):

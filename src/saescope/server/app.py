@@ -27,17 +27,21 @@ from saescope.server.answers import Problem
 from saescope.server.asking import NotFound, Served
 from saescope.server.jobs import Jobs, Labellers, Tell
 from saescope.server.model_worker import Busy, ClientGone, ModelWorker
+from saescope.server.people import ReadOnly, StillWriting
 from saescope.server.plain_text import one_line
 from saescope.server.routes import document, feature, features, people, prompt, steer, workspace
 from saescope.server.security import HEADERS, Guard
+from saescope.server.served_coder import ServedCoder
 from saescope.server.static_files import file_answer
-from saescope.server.workspace import ServedCoder, Workspace
+from saescope.server.workspace import Workspace
 
 # Which answer says what went wrong; the first that fits. What is not here is the server's own trouble.
 _STATUS: tuple[tuple[type[SaescopeError], int], ...] = (
     (NotFound, 404),
     (RevisionConflict, 409),
     (Busy, 503),
+    (StillWriting, 503),
+    (ReadOnly, 403),
     (UsageError, 422),
     (TextError, 422),
     (CoderError, 409),
@@ -57,13 +61,15 @@ def create_app(
 ) -> FastAPI:
     """The explorer of a workspace, ready for an ASGI server.
 
-    model: what is loaded when a page first needs it; by default the model of the first index. lm: one that is in memory.
-    token: asked of everyone, where given. WorkspaceError or FeatureIndexError when there is nothing to serve.
+    model: what is loaded when a page first needs it, and tried with every coder; by default the model of the first index.
+    lm: one that is in memory. token: asked of everyone, where given.
+
+    WorkspaceError or FeatureIndexError when there is nothing to serve.
     """
     opened = folder if isinstance(folder, Workspace) else Workspace(folder)
     if worker is None:
         spec = model or next((one.model_spec() for one in opened.coders.values() if one.model_spec()), "")
-        worker = ModelWorker(lm.spec, load=lambda: lm) if lm is not None else ModelWorker(spec)
+        worker = ModelWorker(lm.spec, load=lambda: lm) if lm is not None else ModelWorker(spec, named=model is not None)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:

@@ -18,7 +18,8 @@ from saescope.server.labels import AutomaticLabels
 from saescope.server.model_worker import ModelWorker
 from saescope.server.people import Additions
 from saescope.server.plain_text import plain
-from saescope.server.workspace import ServedCoder, Workspace
+from saescope.server.served_coder import ServedCoder
+from saescope.server.workspace import Workspace
 
 
 class NotFound(SaescopeError):  # noqa: N818 - as the status it becomes

@@ -68,7 +68,7 @@ class FeatureTable:
             table = pq.read_table(path, columns=[name for name in _COLUMNS if name in names])
         except (OSError, pa.ArrowException) as error:
             reason = " ".join(str(error).split())[:200]
-            raise FeatureIndexError(f"damaged {path}: {reason}; build the index again") from None
+            raise FeatureIndexError(f"damaged {path}: {reason}; remove the index and build it again") from None
         for name, kind in (("form", pa.string()), ("level", pa.int16()), ("family", pa.int32())):
             if name not in names:
                 table = table.append_column(name, pa.nulls(table.num_rows, kind))

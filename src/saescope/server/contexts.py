@@ -13,6 +13,8 @@ from saescope.features.index import FeatureIndex
 from saescope.server.plain_text import one_line, plain
 
 BEFORE = AFTER = 16
+# Tokens within which there is a place between characters; one token may end a character and begin the next.
+_REACH = 16
 
 
 def contexts(
@@ -138,6 +140,15 @@ def merged_spans(pieces: Sequence[str]) -> list[tuple[str, int, int]]:
         else:
             found.append(("", 0, len(pieces)))
     return found
+
+
+def whole_character(index: FeatureIndex, position: int) -> tuple[str, range]:
+    """The text of the token at a position, and the positions that are merged with it where pages show it."""
+    first, end = index.reach(position)
+    low, high = max(first, position - _REACH), min(end, position + _REACH)
+    spans = merged_spans(index.pieces(index.arrays["tokens"][low:high].tolist()))
+    text, start, stop = next(span for span in spans if span[1] <= position - low < span[2])
+    return text, range(low + start, low + stop)
 
 
 def short(text: str) -> str:

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import json
-import os
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 from saescope.errors import SaescopeError, UsageError
 from saescope.features.index.progress import PROGRESS
 from saescope.server.plain_text import one_line
-from saescope.server.workspace import ServedCoder, Workspace, slug
+from saescope.server.served_coder import ServedCoder
+from saescope.server.workspace import Workspace, slug
 
 Tell = Callable[[str, int, int], None]
 # The labeller of each kind of labels: it writes a file of labels into the index and tells how far it is.
@@ -136,13 +138,8 @@ def _whole(number: Any) -> int:
 
 
 def _is_alive(pid: Any) -> bool:
-    if not isinstance(pid, int) or pid <= 0:
-        return False
+    # Not os.kill(pid, 0), which on Windows interrupts the process.
     try:
-        os.kill(pid, 0)
-    except (ProcessLookupError, OverflowError):
+        return isinstance(pid, int) and pid > 0 and psutil.pid_exists(pid)
+    except OverflowError:
         return False
-    except OSError:
-        # Another user's process, or a system that doesn't say.
-        return True
-    return True

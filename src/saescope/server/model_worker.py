@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import AsyncGenerator, Callable, Generator, Iterator
+from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Iterator
 from contextlib import contextmanager
 from typing import Literal, TypeVar
 
@@ -24,6 +24,7 @@ State = Literal["absent", "loading", "ready", "failed"]
 PLACES, THREADS = 16, 4
 # Seconds: for the model to be loaded, for a run, between two looks whether the client is still there.
 LOADING, RUNNING, LOOK = 60.0, 120.0, 0.25
+_CLOSING = "the server is closing down"
 
 
 class Busy(SaescopeError):  # noqa: N818 - as the others of its kind
@@ -71,19 +72,21 @@ class _Place:
 
 
 class ModelWorker:
-    """`spec`: what the model is loaded by; `load` for tests and models in memory."""
+    """`spec`: what the model is loaded by; `named`: by the person who serves, not by an index; `load` for tests and models in
+    memory."""
 
     def __init__(
         self,
         spec: str,
         *,
+        named: bool = False,
         load: Callable[[], LanguageModel] | None = None,
         places: int = PLACES,
         threads: int = THREADS,
         loading: float = LOADING,
         running: float = RUNNING,
     ) -> None:
-        self.spec = spec
+        self.spec, self.named = spec, named
         self._load = load or (lambda: LanguageModel.load(spec))
         self._places, self._threads = places, threads
         self._loading_patience, self._running_patience = loading, running
@@ -143,34 +146,20 @@ class ModelWorker:
 
     async def run(self, request: Request, work: Callable[[LanguageModel, Stop], Result]) -> Result:
         """`work(lm, stop)` on a thread. Busy when there is no place or it takes too long, ClientGone when nobody waits."""
-        found: list[Result] = []
-        failed: list[Exception] = []
         with self._place() as place:
-            async with anyio.create_task_group() as group:
 
-                async def watch() -> None:
-                    await self._client_leaves(request)
-                    failed.append(ClientGone())
-                    group.cancel_scope.cancel()
+            async def run() -> Result:
+                lm = await self._ready()
+                try:
+                    with anyio.fail_after(self._running_patience):
+                        return await self._on_thread(place, lambda: work(lm, place.stop))
+                except TimeoutError:
+                    raise Busy("the model took too long over this; send less text, or try again later") from None
 
-                async def do() -> None:
-                    try:
-                        lm = await self._ready()
-                        with anyio.fail_after(self._running_patience):
-                            found.append(await self._on_thread(place, lambda: work(lm, place.stop)))
-                    except TimeoutError:
-                        failed.append(Busy("the model took too long over this; send less text, or try again later"))
-                    except Exception as error:
-                        # Raised below: a group of tasks would wrap it.
-                        failed.append(error)
-                    group.cancel_scope.cancel()
-
-                group.start_soon(watch)
-                group.start_soon(do)
-        if found:
-            return found[0]
-        error = failed[0] if failed else ClientGone()
-        raise Busy("the server is closing down") if isinstance(error, Cancelled) else error
+            try:
+                return await _while_waited_for(request, run)
+            except Cancelled:
+                raise Busy(_CLOSING) from None
 
     async def stream(
         self, work: Callable[[LanguageModel, Stop], Generator[Result, None, None]]
@@ -190,6 +179,13 @@ class ModelWorker:
                 return
             finally:
                 generator.close()
+
+    async def begun(self, request: Request, events: AsyncGenerator[Result, None]) -> Result:
+        """The first of a stream's events. Busy where the server ends before it, ClientGone when nobody waits."""
+        try:
+            return await _while_waited_for(request, events.__anext__)
+        except StopAsyncIteration:
+            raise Busy(_CLOSING) from None
 
     async def _ready(self) -> LanguageModel:
         self.begin_loading()
@@ -219,7 +215,7 @@ class ModelWorker:
     @contextmanager
     def _place(self) -> Iterator[_Place]:
         if self._stopping.is_set():
-            raise Busy("the server is closing down")
+            raise Busy(_CLOSING)
         with self._lock:
             if len(self._taken) >= self._places:
                 raise Busy(f"{len(self._taken)} requests wait for the model already; try again in a moment")
@@ -232,10 +228,31 @@ class ModelWorker:
             place.stop.event.set()
             place.leave()
 
-    @staticmethod
-    async def _client_leaves(request: Request) -> None:
-        while not await request.is_disconnected():
-            await anyio.sleep(LOOK)
+
+async def _while_waited_for(request: Request, work: Callable[[], Awaitable[Result]]) -> Result:
+    """What `work()` gives; cancelled, with ClientGone, when who asked has gone."""
+    found: list[Result] = []
+    failed: list[Exception] = []
+    async with anyio.create_task_group() as group:
+
+        async def watch() -> None:
+            while not await request.is_disconnected():
+                await anyio.sleep(LOOK)
+            group.cancel_scope.cancel()
+
+        async def do() -> None:
+            try:
+                found.append(await work())
+            except Exception as error:
+                # Raised below: a group of tasks would wrap it.
+                failed.append(error)
+            group.cancel_scope.cancel()
+
+        group.start_soon(watch)
+        group.start_soon(do)
+    if found:
+        return found[0]
+    raise failed[0] if failed else ClientGone()
 
 
 def _next(generator: Generator[Result, None, None]) -> list[Result]:

@@ -7,13 +7,15 @@ with `RevisionConflict` and kept in the history all the same: of two people who 
 
 from __future__ import annotations
 
+import os
 import sqlite3
 import threading
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Literal
 
 from saescope.errors import RevisionConflict, WorkspaceError
@@ -22,7 +24,7 @@ from saescope.server.plain_text import one_line, plain
 FILE = "people.sqlite3"
 _SCHEMA_VERSION = 1
 # How long a writer waits for another, in seconds.
-_PATIENCE = 15.0
+_PATIENCE = 5.0
 Subject = Literal["label", "note"]
 
 # `labels` holds one row a feature that has a label of any kind; `words` is the search over what is shown of it.
@@ -73,15 +75,31 @@ class Additions:
     lists: dict[str, list[int]]
 
 
+class ReadOnly(WorkspaceError):  # noqa: N818 - reads as what it says
+    """People's file is in a folder that cannot be written to: it is only read."""
+
+
+class StillWriting(WorkspaceError):  # noqa: N818 - reads as what it says
+    """Another process has held the file for too long. Nothing was lost or written: try again."""
+
+
 class People:
-    """`People(folder)`. Any thread, and any number of processes, may use the same file."""
+    """`People(folder)`. Any thread, and any number of processes, may use the same file. Of a file or folder that cannot be
+    written to, a private copy is read, and every write by a person is refused with ReadOnly.
+
+    searching: held by who loads labels and then searches them."""
 
     def __init__(self, folder: str | Path) -> None:
         self.path = Path(folder) / FILE
+        self._copy: TemporaryDirectory[str] | None = None
         self._local = threading.local()
         self._all: dict[threading.Thread, sqlite3.Connection] = {}
         self._guard = threading.Lock()
+        self.searching = threading.Lock()
         with self._errors():
+            if not _is_writable(self.path):
+                self._copy = TemporaryDirectory(prefix="saescope-")
+                _copied(self.path, self._opened)
             with self._writing() as db:
                 version = db.execute("PRAGMA user_version").fetchone()[0]
                 if version == 0:
@@ -100,6 +118,8 @@ class People:
                 connection.close()
             self._all.clear()
         self._local = threading.local()
+        if self._copy is not None:
+            self._copy.cleanup()
 
     def text(self, subject: Subject, coder: str, feature: int) -> PersonText:
         with self._reading() as db:
@@ -108,7 +128,7 @@ class People:
     def write(self, subject: Subject, coder: str, feature: int, text: str, revision: int) -> PersonText:
         """Replace the text that had `revision`; an empty text takes it back. RevisionConflict when it is not current."""
         text = one_line(text) if subject == "label" else plain(text).strip()
-        with self._writing() as db:
+        with self._changing() as db:
             current = self._current(db, subject, coder, feature)
             accepted = revision == current.revision
             new = current.revision + 1 if accepted else revision
@@ -138,7 +158,7 @@ class People:
         return [Version(text, revision, bool(accepted), created) for text, revision, accepted, created in rows]
 
     def star(self, coder: str, feature: int, starred: bool) -> None:
-        with self._writing() as db:
+        with self._changing() as db:
             if starred:
                 db.execute("INSERT OR IGNORE INTO stars VALUES (?,?)", (coder, feature))
             else:
@@ -152,7 +172,7 @@ class People:
     def put_in_lists(self, coder: str, feature: int, names: Iterable[str]) -> list[str]:
         """Make the feature a member of exactly these lists; returns their names as kept."""
         kept = sorted({name for name in map(one_line, names) if name})
-        with self._writing() as db:
+        with self._changing() as db:
             db.execute("DELETE FROM lists WHERE coder=? AND feature=?", (coder, feature))
             db.executemany("INSERT INTO lists VALUES (?,?,?)", [(name, coder, feature) for name in kept])
         return kept
@@ -180,11 +200,11 @@ class People:
         return Additions(dict(labels), [feature for (feature,) in starred], lists)
 
     def load_automatic(self, coder: str, version: str, labels: Sequence[tuple[int, str]]) -> bool:
-        """Make these (feature, text) the coder's automatic labels in the search, unless `version` is loaded already;
-        whether it was not. A person's label stays what is found."""
+        """Make these (feature, text) the coder's automatic labels in the search, unless `version` (empty for none) is loaded
+        already; whether it was not. A person's label stays what is found."""
         with self._reading() as db:
             found = db.execute("SELECT version FROM loaded WHERE coder=?", (coder,)).fetchone()
-        if found is not None and found[0] == version:
+        if (found[0] if found else "") == version:
             return False
         with self._writing() as db:
             # Those not in the new version keep a row only for a person's sake.
@@ -258,6 +278,20 @@ class People:
             yield self._connection()
 
     @contextmanager
+    def _changing(self) -> Iterator[sqlite3.Connection]:
+        """A transaction for what a person writes."""
+        if self._copy is not None:
+            raise ReadOnly(
+                f"{self.path} cannot be written to; make it and its folder writable and start the server again"
+            )
+        with self._writing() as db:
+            yield db
+
+    @property
+    def _opened(self) -> Path:
+        return self.path if self._copy is None else Path(self._copy.name) / FILE
+
+    @contextmanager
     def _writing(self) -> Iterator[sqlite3.Connection]:
         """One transaction that has the only right to write from its beginning, so that what it reads is still so when it
         writes."""
@@ -274,7 +308,7 @@ class People:
     def _connection(self) -> sqlite3.Connection:
         own: sqlite3.Connection | None = getattr(self._local, "connection", None)
         if own is None:
-            own = sqlite3.connect(self.path, timeout=_PATIENCE, isolation_level=None, check_same_thread=False)
+            own = sqlite3.connect(self._opened, timeout=_PATIENCE, isolation_level=None, check_same_thread=False)
             own.execute("PRAGMA journal_mode = WAL")
             own.execute("PRAGMA synchronous = NORMAL")
             self._local.connection = own
@@ -290,6 +324,9 @@ class People:
         try:
             yield
         except sqlite3.OperationalError as error:
+            # The lowest byte is the kind, what is above it says more.
+            if getattr(error, "sqlite_errorcode", 0) & 0xFF in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
+                raise StillWriting(f"another process is writing {self.path}; try again in a moment") from error
             raise WorkspaceError(
                 f"{self.path} cannot be used: {error}; is the folder writable, the disk full?"
             ) from error
@@ -297,6 +334,21 @@ class People:
             raise WorkspaceError(
                 f"{self.path} is damaged ({error}); move it away to start without people's labels, or restore it"
             ) from error
+
+
+def _is_writable(path: Path) -> bool:
+    """Whether SQLite can write a file here: its journal goes beside it. What is not there at all is told by who opens it."""
+    return not path.parent.is_dir() or all(os.access(one, os.W_OK) for one in (path.parent, path) if one.exists())
+
+
+def _copied(path: Path, copy: Path) -> None:
+    if not path.exists():
+        return
+    # What a server of someone else has not yet put into the file is in the journal beside it; where there is none, SQLite,
+    # which would make one, is told that nobody writes.
+    address = f"{path.resolve().as_uri()}?mode=ro" + ("" if Path(f"{path}-wal").exists() else "&immutable=1")
+    with closing(sqlite3.connect(address, uri=True)) as source, closing(sqlite3.connect(copy)) as target:
+        source.backup(target)
 
 
 def _words(query: str) -> list[str]:

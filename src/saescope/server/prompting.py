@@ -18,7 +18,7 @@ from saescope.evaluation.subject import Subject
 from saescope.features.index import FeatureIndex
 from saescope.lm import LanguageModel
 from saescope.server.answers import TOKEN_LIMIT
-from saescope.server.contexts import merged_spans, significant
+from saescope.server.contexts import merged_spans, significant, significant_all
 from saescope.text import SequenceOptions, TokenText
 from saescope.text.encoding import TextEncoder
 from saescope.text.sequences import Sequencer
@@ -138,32 +138,66 @@ def _codes(
     )
 
 
+@dataclass(frozen=True)
+class OnText:
+    """A prompt's codes on its text, in spans: tokens that only together make whole characters are one, with each feature's
+    largest value. texts, kept [spans]; entries sorted by span, then feature."""
+
+    texts: list[str]
+    kept: list[bool]
+    span: NDArray[np.int64]
+    feature: NDArray[np.int64]
+    value: NDArray[np.float32]
+
+    @staticmethod
+    def of(lm: LanguageModel, codes: Encoded) -> OnText:
+        spans = merged_spans(token_text(lm).pieces(codes.ids[codes.prefix :]))
+        span_of_token = np.zeros(len(codes.ids), np.int64)
+        kept = []
+        for number, (_, start, end) in enumerate(spans):
+            own = slice(codes.prefix + start, codes.prefix + end)
+            span_of_token[own] = number
+            kept.append(bool(codes.kept[own].any()))
+        entries = _by_span(span_of_token[codes.token], codes.feature, codes.value)
+        return OnText([text for text, _, _ in spans], kept, *entries)
+
+    def tokens(self, top: int) -> list[dict[str, Any]]:
+        """`answers.PromptToken`s, each with its strongest features."""
+        order = np.lexsort((self.feature, -self.value, self.span))
+        bounds = np.searchsorted(self.span[order], np.arange(len(self.texts) + 1))
+        return [
+            {
+                "t": text,
+                "k": kept,
+                "top": [
+                    {"feature": int(self.feature[i]), "value": significant(float(self.value[i]))}
+                    for i in order[bounds[number] : bounds[number + 1]][:top]
+                ],
+            }
+            for number, (text, kept) in enumerate(zip(self.texts, self.kept, strict=True))
+        ]
+
+    def fires(self, feature: int) -> dict[str, Any]:
+        """`answers.Fires`"""
+        own = self.feature == feature
+        return {"at": self.span[own].tolist(), "values": significant_all(self.value[own])}
+
+    def everywhere(self, feature: int) -> list[float]:
+        """The feature's value on every span."""
+        row = np.zeros(len(self.texts), np.float32)
+        own = self.feature == feature
+        row[self.span[own]] = self.value[own]
+        return significant_all(row)
+
+
 def prompt_result(
     lm: LanguageModel, index: FeatureIndex, codes: Encoded, pinned: Iterable[int], top: int
 ) -> dict[str, Any]:
     """`answers.PromptResult`, its labels left to be filled in by who knows them."""
-    spans = merged_spans(token_text(lm).pieces(codes.ids[codes.prefix :]))
-    tokens: list[dict[str, Any]] = [
-        {"t": text, "k": bool(codes.kept[codes.prefix + start : codes.prefix + end].any()), "top": []}
-        for text, start, end in spans
-    ]
-    span_of_token = np.zeros(len(codes.ids), np.int64)
-    for number, (_, start, end) in enumerate(spans):
-        span_of_token[codes.prefix + start : codes.prefix + end] = number
-    span, feature, value = _by_span(span_of_token[codes.token], codes.feature, codes.value)
-    # Strongest first within a span.
-    order = np.lexsort((feature, -value, span))
-    bounds = np.searchsorted(span[order], np.arange(len(spans) + 1))
-    for number, token in enumerate(tokens):
-        best = order[bounds[number] : bounds[number + 1]][:top]
-        token["top"] = [{"feature": int(feature[i]), "value": significant(float(value[i]))} for i in best]
-    wanted = {}
-    for one in pinned:
-        row = np.zeros(len(spans), np.float32)
-        own = feature == one
-        row[span[own]] = value[own]
-        wanted[str(one)] = [significant(number) for number in row.tolist()]
-    strongest = _strongest(index, span, feature, value)
+    on_text = OnText.of(lm, codes)
+    tokens = on_text.tokens(top)
+    wanted = {str(one): on_text.everywhere(one) for one in pinned}
+    strongest = _strongest(index, on_text)
     mentioned = {entry["feature"] for token in tokens for entry in token["top"]}
     mentioned |= {entry["feature"] for entry in strongest} | {int(one) for one in wanted}
     return {
@@ -195,11 +229,10 @@ def _by_span(
     return span[first], feature[first], value[first]
 
 
-def _strongest(
-    index: FeatureIndex, span: NDArray[np.int64], feature: NDArray[np.int64], value: NDArray[np.float32]
-) -> list[dict[str, Any]]:
+def _strongest(index: FeatureIndex, on_text: OnText) -> list[dict[str, Any]]:
     """Each feature at its strongest token, the least to be expected first: its share of its maximum, times the surprise
     (in nats) that it fires at all."""
+    span, feature, value = on_text.span, on_text.feature, on_text.value
     order = np.lexsort((span, -value, feature))
     first = np.ones(len(order), bool)
     first[1:] = feature[order][1:] != feature[order][:-1]
@@ -216,6 +249,7 @@ def _strongest(
             "value": significant(float(value[best[i]])),
             "token": int(span[best[i]]),
             "unusual": significant(float(unusual[i])) if math.isfinite(unusual[i]) else 0.0,
+            **on_text.fires(int(feature[best[i]])),
         }
         for i in ranked
     ]

@@ -10,11 +10,11 @@ from __future__ import annotations
 import hashlib
 import hmac
 import json
-from http.cookies import CookieError, SimpleCookie
 from urllib.parse import parse_qsl, quote, urlencode, urlsplit
 
 import anyio
 from starlette.datastructures import Headers, MutableHeaders
+from starlette.requests import cookie_parser
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from saescope.server.address import LOCAL
@@ -34,6 +34,7 @@ HEADERS = {
     "cross-origin-resource-policy": "same-origin",
     "permissions-policy": "camera=(), geolocation=(), microphone=(), payment=(), usb=()",
 }
+_NO_TOKEN = "a token is needed: open the address that saescope serve printed, or send Authorization: Bearer TOKEN"
 _TOO_LONG = f"the request's body is longer than {BODY_LIMIT // 1024} KiB; send less"
 # Seconds that a body may take to arrive.
 _BODY_PATIENCE = 30.0
@@ -58,9 +59,15 @@ class Guard:
         if refusal is not None:
             await _answer(send, *refusal)
             return
-        if self._token is not None and not self._has_token(headers):
-            await self._without_token(scope, send)
-            return
+        if self._token is not None:
+            if (address := self._address_without(scope)) is not None:
+                # Lax: the printed address may be clicked in a page of elsewhere. What changes anything needs its own Origin.
+                cookie = f"{self.cookie}={_cookie_value(self._token)}; Path=/; HttpOnly; SameSite=Lax"
+                await _answer(send, 303, "", {"location": address, "set-cookie": cookie})
+                return
+            if not self._has_token(headers):
+                await _answer(send, 401, _NO_TOKEN, {"www-authenticate": "Bearer"})
+                return
         if scope["method"] not in _SAFE:
             try:
                 with anyio.fail_after(_BODY_PATIENCE):
@@ -96,32 +103,25 @@ class Guard:
         kind, _, sent = headers.get("authorization", "").partition(" ")
         if kind.lower() == "bearer" and self._is_token(sent.strip()):
             return True
-        try:
-            cookies = SimpleCookie(headers.get("cookie", ""))
-        except CookieError:
-            return False
-        own = cookies.get(self.cookie)
-        return own is not None and self._is_token(own.value, cookie=True)
+        # Python's own reader drops all cookies where one, perhaps another server's on this host, is odd.
+        own = cookie_parser(headers.get("cookie", "")).get(self.cookie)
+        return own is not None and self._is_token(own, cookie=True)
 
     def _is_token(self, sent: str, *, cookie: bool = False) -> bool:
         assert self._token is not None
         expected = _cookie_value(self._token) if cookie else self._token
         return hmac.compare_digest(sent.encode(errors="replace"), expected.encode(errors="replace"))
 
-    async def _without_token(self, scope: Scope, send: Send) -> None:
-        """Once in the address, the token becomes a cookie and leaves the address."""
-        assert self._token is not None
+    def _address_without(self, scope: Scope) -> str | None:
+        """An address that has the token, without it: the token becomes a cookie. None for any other."""
         pairs = parse_qsl(scope["query_string"].decode("latin-1"), keep_blank_values=True)
         given = [value for key, value in pairs if key == "token"]
-        if scope["method"] == "GET" and given and self._is_token(given[0]):
-            rest = urlencode([(key, value) for key, value in pairs if key != "token"])
-            # Only a path of this server: what begins with two slashes would be another.
-            path = "/" + quote(str(scope["path"]).lstrip("/\\"))
-            cookie = f"{self.cookie}={_cookie_value(self._token)}; Path=/; HttpOnly; SameSite=Strict"
-            await _answer(send, 303, "", {"location": path + (f"?{rest}" if rest else ""), "set-cookie": cookie})
-            return
-        detail = "a token is needed: open the address that saescope serve printed, or send Authorization: Bearer TOKEN"
-        await _answer(send, 401, detail, {"www-authenticate": "Bearer"})
+        if scope["method"] != "GET" or not given or not self._is_token(given[0]):
+            return None
+        rest = urlencode([(key, value) for key, value in pairs if key != "token"])
+        # Only a path of this server: what begins with two slashes would be another.
+        path = "/" + quote(str(scope["path"]).lstrip("/\\"))
+        return path + (f"?{rest}" if rest else "")
 
 
 def cookie_name(token: str) -> str:

@@ -20,7 +20,8 @@ from saescope.errors import SaescopeError, UsageError
 from saescope.lm import LanguageModel
 from saescope.server.prompting import encoded, prompt_result, tokenized
 from saescope.server.routes.feature import feature as feature_answer
-from saescope.server.workspace import ServedCoder, Workspace
+from saescope.server.served_coder import ServedCoder
+from saescope.server.workspace import Workspace
 
 try:
     import anywidget

@@ -16,7 +16,7 @@ from saescope.server import answers
 from saescope.server.asking import CoderHere, NotFound, ShownLabels, known_feature, sent
 from saescope.server.contexts import Fragment, activations_at, document_shown, merged_tokens, significant
 from saescope.server.plain_text import one_line
-from saescope.server.workspace import ServedCoder
+from saescope.server.served_coder import ServedCoder
 
 router = APIRouter(tags=["document"])
 # Tokens within which a page's edge finds a place between characters; one token may end a character and begin the next.

@@ -12,11 +12,11 @@ from starlette.responses import Response
 from saescope.features.index import ExampleGroup
 from saescope.server import answers
 from saescope.server.asking import CoderHere, FeatureHere, NotFound, ShownLabels, sent
-from saescope.server.contexts import contexts, short, significant, significant_all, token_shown
+from saescope.server.contexts import contexts, short, significant, significant_all, token_shown, whole_character
 from saescope.server.labels import made_at
 from saescope.server.plain_text import one_line
 from saescope.server.routes.features import family_of, shown_part
-from saescope.server.workspace import ServedCoder
+from saescope.server.served_coder import ServedCoder
 
 router = APIRouter(tags=["feature"])
 _FAMILY_SHOWN = 40
@@ -93,12 +93,18 @@ def context(
 
 @router.get("/coders/{id}/positions/{p}", response_model=answers.Position)
 def position(coder: CoderHere, p: int) -> Response:
-    """What fires at a position of the indexed text, strongest first."""
+    """What fires at a position of the indexed text, strongest first; where its token is only a part of a character, on any
+    token of that."""
     index, shown = coder.index, ShownLabels.of(coder)
-    firing = index.at(_known_position(coder, p))
+    text, places = whole_character(index, _known_position(coder, p))
+    values: dict[int, float] = {}
+    for place in places:
+        firing = index.at(place)
+        for number, value in zip(firing.features.tolist(), firing.values.tolist(), strict=True):
+            values[number] = max(value, values.get(number, 0.0))
     return sent(
         {
-            "token": token_shown(index, int(index.arrays["tokens"][p])),
+            "token": text,
             "features": [
                 {
                     "feature": number,
@@ -106,7 +112,7 @@ def position(coder: CoderHere, p: int) -> Response:
                     "value": significant(value),
                     "share_of_max": significant(value / max(float(index.maximum[number]), 1e-30)),
                 }
-                for number, value in zip(firing.features.tolist(), firing.values.tolist(), strict=True)
+                for number, value in sorted(values.items(), key=lambda one: -one[1])
             ],
         }
     )

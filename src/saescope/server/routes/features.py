@@ -14,13 +14,15 @@ from saescope.server import answers
 from saescope.server.asking import CoderHere, ShownLabels, sent
 from saescope.server.browse import Filters, Row, Sort
 from saescope.server.contexts import contexts, significant, significant_all, token_shown
-from saescope.server.workspace import ServedCoder
+from saescope.server.served_coder import ServedCoder
 
 router = APIRouter(tags=["features"])
 _MAP_LIMIT = 50_000
 _DENSITY_BINS_PER_DECADE = 5
 _CARD_OUTPUTS = 6
 _MOST_FOUND = 2000
+# An index keeps levels in 16 bits.
+_MOST_LEVELS = 2**15 - 1
 
 
 @router.get("/coders/{id}/density", response_model=answers.Histogram)
@@ -64,7 +66,7 @@ def features(
     q: Annotated[str, Query(max_length=1000)] = "",
     by: Literal["label", "meaning"] = "label",
     form: Annotated[str, Query(max_length=40)] = "",
-    level: Annotated[int | None, Query(ge=0)] = None,
+    level: Annotated[int | None, Query(ge=0, le=_MOST_LEVELS)] = None,
     min_density: Annotated[float | None, Query(ge=0, le=1)] = None,
     max_density: Annotated[float | None, Query(ge=0, le=1)] = None,
     min_score: float | None = None,
@@ -104,7 +106,7 @@ def features(
 def found_by(coder: ServedCoder, shown: ShownLabels, query: str, by: str) -> dict[int, float]:
     """Relevance of what a query finds."""
     # What people wrote is found by its words, and comes first.
-    said = dict(coder.people.search(coder.fingerprint, query))
+    said = dict(coder.search(query))
     if by == "label":
         found = said
     else:

@@ -19,7 +19,6 @@ _CONFLICT: dict[int | str, dict[str, Any]] = {
 @router.put("/coders/{id}/features/{f}/label", response_model=answers.LabelKept, responses=_CONFLICT)
 def label(asked: answers.LabelAsked, coder: CoderHere, f: FeatureHere) -> Response:
     """Write a label over the revision that was seen; an empty text gives the automatic label back."""
-    _ = coder.labels  # what is searched has the automatic labels before a person's are put over them
     kept = coder.people.write("label", coder.fingerprint, f, asked.text, asked.revision)
     return sent({"label": ShownLabels.of(coder)[f], "revision": kept.revision})
 

@@ -13,8 +13,8 @@ from saescope.server import answers
 from saescope.server.asking import CoderHere, ServedNow, ShownLabels, known_feature, sent
 from saescope.server.contexts import significant
 from saescope.server.model_worker import Stop
-from saescope.server.prompting import encoded, feature_peaks, prompt_result, tokenized
-from saescope.server.workspace import ServedCoder
+from saescope.server.prompting import OnText, encoded, feature_peaks, prompt_result, tokenized
+from saescope.server.served_coder import ServedCoder
 
 router = APIRouter(tags=["prompt"])
 _DIFFERENCES = 100
@@ -49,7 +49,7 @@ async def prompt(asked: answers.PromptAsked, coder: CoderHere, served: ServedNow
 
 @router.post("/compare/prompts", response_model=answers.ComparedPrompts)
 async def compare_prompts(asked: answers.ComparePromptsAsked, served: ServedNow, request: Request) -> Response:
-    """Where two texts differ: each feature's largest activation on either, and a - b, by its share of the feature's maximum."""
+    """Where two texts differ: each feature's largest activation on either, and b - a, by its share of the feature's maximum."""
     coder = served.coder(asked.coder)
 
     def work(lm: LanguageModel, stop: Stop) -> dict[str, Any]:
@@ -66,7 +66,7 @@ async def compare_prompts(asked: answers.ComparePromptsAsked, served: ServedNow,
             share = abs(a - b) / (float(coder.index.maximum[feature]) or max(a, b))
             rows.append((share, feature, a, b))
         rows.sort(key=lambda row: (-row[0], row[1]))
-        results = [prompt_result(lm, coder.index, one, (), 10) for one in codes]
+        on_a, on_b = (OnText.of(lm, one) for one in codes)
         return {
             "features": [
                 {
@@ -74,12 +74,14 @@ async def compare_prompts(asked: answers.ComparePromptsAsked, served: ServedNow,
                     "label": shown[feature],
                     "a": significant(a),
                     "b": significant(b),
-                    "difference": significant(a - b),
+                    "difference": significant(b - a),
+                    "on_a": on_a.fires(feature),
+                    "on_b": on_b.fires(feature),
                 }
                 for _, feature, a, b in rows[:_DIFFERENCES]
             ],
-            "a": {"tokens": results[0]["tokens"]},
-            "b": {"tokens": results[1]["tokens"]},
+            "a": {"tokens": on_a.tokens(10)},
+            "b": {"tokens": on_b.tokens(10)},
         }
 
     return sent(await served.worker.run(request, work))

@@ -6,14 +6,14 @@ import json
 from collections.abc import AsyncIterator, Generator
 from typing import Any
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Request
 from starlette.responses import StreamingResponse
 
 from saescope.errors import SaescopeError, UsageError
 from saescope.lm import LanguageModel
 from saescope.server import answers
 from saescope.server.asking import CoderHere, ServedNow, known_feature
-from saescope.server.model_worker import Busy, Stop
+from saescope.server.model_worker import Stop
 from saescope.server.prompting import tokenized
 from saescope.server.routes.prompt import turns_of
 from saescope.server.steered_stream import steered_events
@@ -25,7 +25,7 @@ _LINES: dict[int | str, dict[str, Any]] = {
 
 
 @router.post("/coders/{id}/steer", response_class=StreamingResponse, responses=_LINES)
-async def steer(asked: answers.SteerAsked, coder: CoderHere, served: ServedNow) -> StreamingResponse:
+async def steer(asked: answers.SteerAsked, coder: CoderHere, served: ServedNow, request: Request) -> StreamingResponse:
     """Two completions of a text, one with the feature added, as lines of JSON: start, then tokens of either as they come, then
     end. What goes wrong before the first line is an error as everywhere; afterwards a last line of event `error`."""
     feature = known_feature(coder, asked.feature)
@@ -52,10 +52,7 @@ async def steer(asked: answers.SteerAsked, coder: CoderHere, served: ServedNow) 
         )
 
     events = served.worker.stream(work)
-    try:
-        first = await anext(events)
-    except StopAsyncIteration:
-        raise Busy("the server is closing down") from None
+    first = await served.worker.begun(request, events)
 
     async def lines() -> AsyncIterator[bytes]:
         try:

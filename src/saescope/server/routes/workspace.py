@@ -9,9 +9,10 @@ from starlette.responses import Response
 
 from saescope.server import answers
 from saescope.server.asking import CoderHere, ServedNow, sent
+from saescope.server.evaluations import shown_metrics
 from saescope.server.model_worker import ModelWorker
 from saescope.server.plain_text import one_line
-from saescope.server.workspace import ServedCoder, shown_metrics
+from saescope.server.served_coder import ServedCoder
 
 router = APIRouter(tags=["workspace"])
 
@@ -56,7 +57,8 @@ def coder_shown(coder: ServedCoder, worker: ModelWorker) -> dict[str, Any]:
     manifest = coder.index.manifest
     about, counts, labels = manifest.coder, manifest.counts, coder.labels
     metrics = shown_metrics(coder.metrics)
-    why_not = coder.why_not(worker.spec, worker.lm)
+    # One model has many names: where a person named it, its weights say whose it is, once it is loaded.
+    why_not = coder.why_not("" if worker.named else worker.spec, worker.lm)
     return {
         "id": coder.id,
         "name": one_line(coder.name),

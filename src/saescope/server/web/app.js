@@ -123,9 +123,6 @@ function App() {
     <div class="sr" role="status" aria-live="polite" id="said">${said.value}</div>`;
 }
 
-// A token in the address has done its work once the server has set its cookie: it should not be copied on with the link.
-if (new URLSearchParams(location.search).has("token")) history.replaceState(history.state, "", location.pathname + location.hash);
-
 listen();
 loadWorkspace();
 const root = document.querySelector("#app");

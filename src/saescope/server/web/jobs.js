@@ -31,7 +31,8 @@ async function poll() {
     if (error.status) watch();
     return;
   }
-  const ended = jobs.value.filter((job) => job.state !== "running" && before.some((old) => old.id === job.id && old.state === "running"));
+  // A job of another process is not there any more once it is done.
+  const ended = before.filter((job) => job.state === "running").map((job) => jobs.value.find((now) => now.id === job.id) ?? { ...job, state: "done" }).filter((job) => job.state !== "running");
   for (const job of ended) say(`${title(job)} ${job.state}${job.message ? `: ${job.message}` : ""}`);
   // What is shown may have new labels now: it loads again, the workspace first.
   if (ended.length) returns.value += 1;

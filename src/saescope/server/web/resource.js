@@ -4,12 +4,13 @@ import { returns } from "./api.js";
 
 /**
  * Load by key; a new key loads anew and what was there stays shown (`stale`) until then. A null key loads nothing.
- * `set` replaces the data after a change that the server confirmed.
+ * `set` replaces the data after a change that the server confirmed, unless something else is shown by then.
  */
 export function useResource(key, load) {
   const [state, setState] = useState({ key: null, data: undefined, error: null });
   const [turn, setTurn] = useState(0);
   const revived = returns.value;
+  const shown = state.key;
   useEffect(() => {
     if (key === null) {
       setState({ key: null, data: undefined, error: null });
@@ -28,7 +29,7 @@ export function useResource(key, load) {
     stale: key !== null && state.key !== key,
     loading: key !== null && state.key !== key,
     reload: () => setTurn((n) => n + 1),
-    set: (change) => setState((old) => ({ ...old, data: typeof change === "function" ? change(old.data) : change })),
+    set: (change) => setState((old) => (old.key === shown ? { ...old, data: change(old.data) } : old)),
   };
 }
 

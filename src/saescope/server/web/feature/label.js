@@ -5,45 +5,41 @@ import { Label, SCORED, sourceName } from "../card.js";
 import { number } from "../numbers.js";
 import { say } from "../state.js";
 
-const revisionOf = (data) => data.label_revision ?? 0;
-
 export function EditableLabel({ coder, data, change }) {
+  // With the revision that was seen when it was begun: what came meanwhile is not overwritten unseen.
   const [draft, setDraft] = useState(null);
-  const [conflict, setConflict] = useState(null);
   const [error, setError] = useState(null);
   const [saving, setSaving] = useState(false);
   const input = useRef(null);
   const opener = useRef(null);
   const editing = draft !== null;
-  useEffect(() => {
-    setDraft(null);
-    setConflict(null);
-    setError(null);
-  }, [data.feature]);
+  const revision = data.label_revision;
+  const conflict = editing && draft.revision !== revision;
   useEffect(() => {
     if (editing) input.current?.select();
   }, [editing]);
 
   const close = () => {
     setDraft(null);
-    setConflict(null);
     setError(null);
     setTimeout(() => opener.current?.focus());
   };
-  const save = async (text, revision = revisionOf(data)) => {
+  const newest = async () => {
+    const { label, label_revision, label_history } = await get(featurePath(coder, data.feature));
+    return { label, label_revision, label_history };
+  };
+  const save = async (text) => {
     setSaving(true);
     setError(null);
     try {
       await put(featurePath(coder, data.feature, "label"), { text, revision });
-      const { label, label_revision, label_history } = await get(featurePath(coder, data.feature));
-      change({ label, label_revision, label_history });
-      say("Label saved");
+      change(await newest());
       close();
+      say("Label saved");
     } catch (failure) {
       if (failure.status === 409) {
-        const { label, label_revision, label_history } = await get(featurePath(coder, data.feature));
-        change({ label, label_revision, label_history });
-        setConflict({ theirs: label, mine: text, revision: revisionOf({ label, label_revision }) });
+        setDraft({ text, revision });
+        change(await newest());
       } else setError(failure);
     } finally {
       setSaving(false);
@@ -51,21 +47,21 @@ export function EditableLabel({ coder, data, change }) {
   };
 
   if (!editing) {
-    return html`<span class="editable"><${Label} label=${data.label} /> <button ref=${opener} type="button" class="quiet small" onClick=${() => setDraft(data.label?.text ?? "")} aria-label="Edit label">edit</button></span>`;
+    return html`<span class="editable"><${Label} label=${data.label} /> <button ref=${opener} type="button" class="quiet small" onClick=${() => setDraft({ text: data.label?.text ?? "", revision })} aria-label="Edit label">edit</button></span>`;
   }
   return html`<form
     class="label-form"
     onSubmit=${(event) => {
       event.preventDefault();
-      save(draft);
+      save(draft.text);
     }}
     onKeyDown=${(event) => event.key === "Escape" && (event.stopPropagation(), close())}
   >
-    <input ref=${input} dir="auto" maxlength="1000" value=${draft} aria-label="Label" onInput=${(event) => setDraft(event.target.value)} />
+    <input ref=${input} dir="auto" maxlength="1000" value=${draft.text} aria-label="Label" onInput=${(event) => setDraft({ ...draft, text: event.target.value })} />
     ${conflict
       ? html`<div class="conflict" role="alert">
-          <p>Someone else labelled this feature meanwhile: <b><${Label} label=${conflict.theirs} /></b>. Both texts are kept in the history.</p>
-          <button type="button" disabled=${saving} onClick=${() => save(draft, conflict.revision)}>Use mine</button>
+          <p>Someone else labelled this feature meanwhile: <b><${Label} label=${data.label} /></b>. Both texts are kept in the history.</p>
+          <button type="button" disabled=${saving} onClick=${() => save(draft.text)}>Use mine</button>
           <button type="button" class="quiet" onClick=${close}>Keep theirs</button>
         </div>`
       : html`<button type="submit" disabled=${saving}>Save</button>

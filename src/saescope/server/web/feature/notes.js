@@ -9,16 +9,19 @@ import { say } from "../state.js";
 const drafts = new Map();
 
 export function Note({ coder, data, change }) {
-  const note = data.note ?? { text: "", revision: 0 };
+  const { note } = data;
   const key = `${coder}/${data.feature}`;
-  const [draft, setShown] = useState(drafts.get(key) ?? note.text);
-  const setDraft = (text) => {
-    drafts.set(key, text);
-    setShown(text);
+  // The revision that was seen when typing began: what came meanwhile is not overwritten unseen.
+  const [own, setOwn] = useState(drafts.get(key));
+  const { text, revision } = own ?? note;
+  const setDraft = (draft) => {
+    if (draft) drafts.set(key, draft);
+    else drafts.delete(key);
+    setOwn(draft);
   };
-  const [theirs, setTheirs] = useState(null);
   const [error, setError] = useState(null);
-  const unsaved = draft !== note.text;
+  const unsaved = text !== note.text;
+  const conflict = unsaved && revision !== note.revision;
   useEffect(() => {
     if (!unsaved) return undefined;
     const warn = (event) => event.preventDefault();
@@ -28,25 +31,23 @@ export function Note({ coder, data, change }) {
   const save = async () => {
     setError(null);
     try {
-      await put(featurePath(coder, data.feature, "note"), { text: draft, revision: note.revision });
-      change({ note: { text: draft, revision: note.revision + 1 } });
-      drafts.delete(key);
-      setTheirs(null);
+      const kept = await put(featurePath(coder, data.feature, "note"), { text, revision: note.revision });
+      // Who went on typing has that still to save.
+      const now = drafts.get(key)?.text ?? text;
+      setDraft(now === text ? undefined : { ...kept, text: now });
+      change({ note: kept });
       say("Note saved");
     } catch (failure) {
-      if (failure.status !== 409) return setError(failure);
-      const now = await get(featurePath(coder, data.feature));
-      setTheirs(now.note.text);
-      change({ note: now.note });
+      if (failure.status === 409) change({ note: (await get(featurePath(coder, data.feature))).note });
+      else setError(failure);
     }
-    return undefined;
   };
   return html`<section>
     <h2><label for="note">Note</label></h2>
-    <textarea id="note" rows="3" dir="auto" value=${draft} onInput=${(event) => setDraft(event.target.value)}></textarea>
-    ${theirs !== null && html`<div class="conflict" role="alert"><p>The note was changed meanwhile. It now says: <q><bdi>${theirs}</bdi></q></p></div>`}
-    ${unsaved && html`<p class="actions"><button type="button" onClick=${save}>${theirs === null ? "Save note" : "Replace with mine"}</button>
-      <button type="button" class="quiet" onClick=${() => (setDraft(note.text), setTheirs(null))}>${theirs === null ? "Undo" : "Keep theirs"}</button></p>`}
+    <textarea id="note" rows="3" dir="auto" value=${text} onInput=${(event) => setDraft({ text: event.target.value, revision })}></textarea>
+    ${conflict && html`<div class="conflict" role="alert"><p>The note was changed meanwhile. It now says: <q><bdi>${note.text}</bdi></q></p></div>`}
+    ${unsaved && html`<p class="actions"><button type="button" onClick=${save}>${conflict ? "Replace with mine" : "Save note"}</button>
+      <button type="button" class="quiet" onClick=${() => setDraft()}>${conflict ? "Keep theirs" : "Undo"}</button></p>`}
     ${error && html`<${Problem} error=${error} />`}
   </section>`;
 }

@@ -5,7 +5,7 @@ import { number, percent } from "../numbers.js";
 import { Loaded } from "../resource.js";
 import { href, route } from "../route.js";
 import { Token, TokenStrip } from "../tokens.js";
-import { CannotRun, codes, usePrompt, useTyped } from "../views/by_text.js";
+import { CannotRun, codes, coloured, usePrompt, useTyped } from "../views/by_text.js";
 
 export function TryText({ coder, data }) {
   const text = route.value.params.text ?? "";
@@ -16,12 +16,12 @@ export function TryText({ coder, data }) {
     <${TextBox} id="try" rows="2" label="Your own text" placeholder="Type a sentence: it lights up where this feature fires" value=${typed} onText=${setTyped} />
     <${Loaded} resource=${resource} what=${codes()}>
       ${({ tokens, pinned, truncated }) => {
-        const values = pinned[data.feature] ?? [];
-        const coloured = tokens.map(({ t, k }, i) => ({ t, k, v: values[i] ?? 0 }));
-        const peak = values.reduce((best, value, i) => (value > (values[best] ?? 0) ? i : best), -1);
-        return html`<${TokenStrip} tokens=${coloured} max=${data.max} peak=${peak} label="Your text under this feature" />
+        // None yet where the answer is still another feature's.
+        const values = pinned[data.feature];
+        const peak = values ? values.indexOf(Math.max(...values, Number.MIN_VALUE)) : -1;
+        return html`<${TokenStrip} tokens=${coloured(tokens, { values })} max=${data.max} peak=${peak} label="Your text under this feature" />
           <p class="muted told" role="status">
-            ${peak < 0 ? "It does not fire on this text." : html`Strongest on <${Token} text=${tokens[peak].t} />: ${number(values[peak])}, ${percent(values[peak] / data.max)} of its maximum.`}
+            ${!values ? "…" : peak < 0 ? "It does not fire on this text." : html`Strongest on <${Token} text=${tokens[peak].t} />: ${number(values[peak])}, ${percent(values[peak] / data.max)} of its maximum.`}
             ${truncated ? " Only the first 1,024 tokens were read." : ""} <a href=${href("prompt", coder.id, { text, color: data.feature, pins: data.feature })}>All features of this text</a>
           </p>`;
       }}

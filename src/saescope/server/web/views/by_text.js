@@ -24,6 +24,9 @@ export function usePrompt(coder, text, features = [], top = 10) {
 /** What is waited for: the first text of a server's life also waits for its model. */
 export const codes = () => (workspace.value.model.loaded ? "codes" : "the model, for the first text, then codes");
 
+/** A text's tokens with the values of what fires on it: one for each, or only those `at` which it fires. */
+export const coloured = (tokens, { at, values } = {}) => tokens.map(({ t, k }, i) => ({ t, k, v: values?.[at ? at.indexOf(i) : i] ?? 0 }));
+
 /** A text box whose settled content is kept in the address under `name`. */
 export function useTyped(name, text) {
   const [typed, setTyped] = useState(text);
@@ -50,12 +53,12 @@ export const CannotRun = ({ coder }) => html`<p class="problem"><span>This coder
 export function Ranked({ coder, result, name, limit, params }) {
   const [shown, setShown] = useState(null);
   const { tokens, strongest, labels, maxima, truncated } = result;
-  const feature = strongest.some((row) => row.feature === shown) ? shown : strongest[0]?.feature;
-  if (feature === undefined) return html`<p class="count" role="status">No feature fires on this text.</p>`;
-  const coloured = tokens.map(({ t, k, top }) => ({ t, k, v: top.find((one) => one.feature === feature)?.value ?? 0 }));
+  const colouring = strongest.find((row) => row.feature === shown) ?? strongest[0];
+  if (!colouring) return html`<p class="count" role="status">No feature fires on this text.</p>`;
+  const { feature } = colouring;
   return html`
     ${truncated && html`<p class="problem"><span>Only the first 1,024 tokens were read.</span></p>`}
-    <${TokenStrip} tokens=${coloured} max=${maxima[feature]} label=${`${name}, coloured by feature ${feature}`} />
+    <${TokenStrip} tokens=${coloured(tokens, colouring)} max=${maxima[feature]} label=${`${name}, coloured by feature ${feature}`} />
     <p class="count" role="status">${strongest.length} features, the most unusual first; the text is coloured by #${feature}</p>
     <ol class="ranking">
       ${strongest.slice(0, limit).map(

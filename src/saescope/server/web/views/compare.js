@@ -9,7 +9,7 @@ import { Loaded, useResource } from "../resource.js";
 import { featureHref, route, setParams } from "../route.js";
 import { coder as current, workspace } from "../state.js";
 import { TokenStrip } from "../tokens.js";
-import { CannotRun, Ranked, usePrompt, useTyped } from "./by_text.js";
+import { CannotRun, coloured, Ranked, usePrompt, useTyped } from "./by_text.js";
 
 const numeric = (text) => (/^\d+$/.test(text ?? "") ? Number(text) : null);
 
@@ -62,7 +62,7 @@ function TwoFeatures({ coder, params }) {
   const second = useResource(b === null ? null : `${coder.id}/${b}`, load(b));
   const [typed, setTyped] = useTyped("text", params.text ?? "");
   const prompt = usePrompt(coder, params.text ?? "", [a, b].filter((feature) => feature !== null), 1);
-  const values = prompt.data && ((feature) => prompt.data.tokens.map(({ t, k }, i) => ({ t, k, v: prompt.data.pinned[feature]?.[i] ?? 0 })));
+  const values = prompt.data && ((feature) => coloured(prompt.data.tokens, { values: prompt.data.pinned[feature] }));
   return html`
     ${coder.can_run && html`<${TextBox} rows="2" label="A text to show under both" value=${typed} onText=${setTyped} />`}
     ${first.data && second.data && html`<p class="relation" role="status">${relation(first.data, second.data)}</p>`}

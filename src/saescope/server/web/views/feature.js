@@ -45,7 +45,7 @@ function Page({ coder, data, change }) {
   return html`
     <header class="feature-head">
       <div class="line">
-        <h1 tabindex="-1"><span class="number">#${data.feature}</span> <${EditableLabel} coder=${coder.id} data=${data} change=${change} /></h1>
+        <h1 tabindex="-1"><span class="number">#${data.feature}</span> <${EditableLabel} key=${data.feature} coder=${coder.id} data=${data} change=${change} /></h1>
         <${Star} coder=${coder.id} feature=${data.feature} starred=${data.starred} onChange=${(starred) => change({ starred })} />
       </div>
       <p class="under">

@@ -8,7 +8,7 @@ import { Loaded } from "../resource.js";
 import { route, setParams } from "../route.js";
 import { coder as current, trail } from "../state.js";
 import { Token, TokenStrip } from "../tokens.js";
-import { CannotRun, codes, usePrompt, useTyped } from "./by_text.js";
+import { CannotRun, codes, coloured, usePrompt, useTyped } from "./by_text.js";
 import { Chat, readTurns } from "./chat.js";
 import { TwoPrompts } from "./two_prompts.js";
 
@@ -45,7 +45,7 @@ function Pinned({ coder, result, pins, color, at }) {
             </span>
           </div>
           <${Trace} values=${values} max=${max} selected=${at} onPick=${(i) => setParams({ token: i, color: feature })} />
-          <p class="muted small-text">${fires.length ? `fires on ${fires.length} of ${values.length} tokens, at most ${number(Math.max(...values))} (${percent(Math.max(...values) / max)} of max)` : "does not fire here"}</p>
+          <p class="muted small-text">${!result.pinned[feature] ? "…" : fires.length ? `fires on ${fires.length} of ${values.length} tokens, at most ${number(Math.max(...values))} (${percent(Math.max(...values) / max)} of max)` : "does not fire here"}</p>
         </li>`;
       })}
     </ul>
@@ -78,14 +78,13 @@ function Result({ coder, result, params }) {
   const at = /^\d+$/.test(params.token ?? "") && Number(params.token) < tokens.length ? Number(params.token) : -1;
   const values = pinned[color];
   const max = maxima[color] ?? Math.max(...(values ?? [0]));
-  const coloured = tokens.map(({ t, k, top }, i) => ({ t, k, v: color === null ? 0 : values ? values[i] : (top.find((one) => one.feature === color)?.value ?? 0) }));
   useEffect(() => {
     trail.value = { coder: coder.id, features: strongest.map((row) => row.feature), name: "this text’s features", back: location.hash };
   }, [strongest]);
   return html`
     ${truncated && html`<p class="problem"><span>Only the first 1,024 tokens were read.</span></p>`}
     <p class="muted colour-note">${color === null ? "No feature fires on this text." : html`Coloured by <${FeatureLink} coder=${coder.id} feature=${color} label=${labels[color]} params=${{ text: params.text }} />`}</p>
-    <${TokenStrip} tokens=${coloured} max=${max} selected=${at} onPick=${(i) => setParams({ token: i === at ? "" : i })} label="Your text. Enter shows a token’s features." />
+    <${TokenStrip} tokens=${coloured(tokens, values ? { values } : strongest.find((row) => row.feature === color))} max=${max} selected=${at} onPick=${(i) => setParams({ token: i === at ? "" : i })} label="Your text. Enter shows a token’s features." />
     <${Pinned} coder=${coder} result=${result} pins=${pins} color=${color} at=${at} />
     <div class="columns">
       <section aria-live="polite">

@@ -7,13 +7,12 @@ import { number, signed } from "../numbers.js";
 import { Loaded, useResource } from "../resource.js";
 import { setParams } from "../route.js";
 import { TokenStrip } from "../tokens.js";
-import { useTyped } from "./by_text.js";
+import { coloured, useTyped } from "./by_text.js";
 
-function Side({ name, text, set, tokens, color, max }) {
-  const coloured = tokens?.map(({ t, k, top }) => ({ t, k, v: top?.find((one) => one.feature === color)?.value ?? 0 }));
+function Side({ name, text, set, tokens, row, max }) {
   return html`<div>
     <${TextBox} id=${name === "a" ? "search" : undefined} label=${`Text ${name.toUpperCase()}`} value=${text} onText=${set} />
-    ${coloured && html`<${TokenStrip} tokens=${coloured} max=${max} label=${`Text ${name.toUpperCase()}, coloured by feature ${color}`} />`}
+    ${tokens && html`<${TokenStrip} tokens=${coloured(tokens, row?.[`on_${name}`])} max=${max} label=${`Text ${name.toUpperCase()}, coloured by feature ${row?.feature}`} />`}
   </div>`;
 }
 
@@ -29,8 +28,8 @@ export function TwoPrompts({ coder, params }) {
   const max = row ? (row.max ?? Math.max(row.a, row.b)) : 0;
   const top = Math.max(...(data?.features ?? []).map((one) => Math.max(one.a, one.b)), 1e-9);
   return html`<div class="two">
-      <${Side} name="a" text=${a} set=${setA} tokens=${data?.a.tokens} color=${color} max=${max} />
-      <${Side} name="b" text=${b} set=${setB} tokens=${data?.b.tokens} color=${color} max=${max} />
+      <${Side} name="a" text=${a} set=${setA} tokens=${data?.a.tokens} row=${row} max=${max} />
+      <${Side} name="b" text=${b} set=${setB} tokens=${data?.b.tokens} row=${row} max=${max} />
     </div>
     ${!ready && html`<p class="muted">Type both texts to see which features differ.</p>`}
     <${Loaded} resource=${resource} what="both texts">
