@@ -11,7 +11,9 @@ DATA is an export of `quality.py`, PEER_PYTHON the interpreter described there. 
     bare      our steps beside the encoder's product alone in bfloat16, which any exact method has to do
     growth    our cost per token from 2^12 to 2^17 latents, each beside the next
     memory    the most memory of a step beyond weights, gradients and Adam's moments, at 131,072 latents and batch 8,192
-    text      from text to coder, the model included (`speed_text`)
+    text      from text to coder beside the model alone (`speed_text`)
+    together  from text to 8 coders beside one
+    runner    from text to coder beside SAELens's runner
 
 Timed is the whole optimiser step as each library's own trainer takes it: scaling, forward, loss, backward, clipping, Adam,
 decoder norm, dead-latent bookkeeping. Loading the batch is not, for any library. A pair is a turn of each side; a turn
@@ -44,7 +46,8 @@ ARCHITECTURES = {
     "standard": LIBRARIES[:1],
     "gated": LIBRARIES[:1],
 }
-CASES = (*ARCHITECTURES, "auxk", "bare", "growth", "memory", "text")
+TEXT = ("text", "together", "runner")
+CASES = (*ARCHITECTURES, "auxk", "bare", "growth", "memory", *TEXT)
 # Where L0 is steered it first swings; our steps are faster the fewer latents are active, the peers' are not.
 SETTLED, PENALISED = 60, ("jumprelu", "standard", "gated")
 FLOAT, AUTOCAST = {"autocast": False}, {"autocast": True}
@@ -137,10 +140,10 @@ def rows(bench: Bench, case: str) -> Iterator[Row]:
     elif case == "bare":
         for arch in ARCHITECTURES:
             yield against_bare(bench, arch)
-    elif case == "text":
-        from speed_text_rows import text
+    elif case in TEXT:
+        import speed_text_rows
 
-        yield from text(bench)
+        yield from speed_text_rows.CASES[case](bench)
     else:
         yield from against_peers(bench, case)
 
