@@ -19,10 +19,10 @@ from saescope.evaluation.cross_entropy import Predictions, SplicedRuns
 from saescope.evaluation.evaluation import Evaluation
 from saescope.evaluation.held_out import HeldOutText, held_out_text, thinned
 from saescope.evaluation.measurement import Activations, Measurement
-from saescope.evaluation.setting import Progress, silent
 from saescope.evaluation.subject import Subject
 from saescope.features import Passages
 from saescope.lm import LanguageModel, Run
+from saescope.progress import Progress, silent
 from saescope.text import Corpus, Document
 
 # Tokens on which controls are fitted, spread over the text.

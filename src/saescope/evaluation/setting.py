@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -11,13 +11,8 @@ from torch import Tensor
 
 from saescope.evaluation.text_activations import ActivationCache
 from saescope.lm import LanguageModel
+from saescope.progress import Progress, silent
 from saescope.text import Corpus, Document
-
-Progress = Callable[[str, int, int], None]
-
-
-def silent(stage: str, done: int, total: int) -> None:
-    """Progress that nobody watches."""
 
 
 @dataclass(frozen=True)

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 
 from saescope.activations import Store
 from saescope.evaluation.evaluation import Evaluation
-from saescope.evaluation.setting import Progress
 from saescope.evaluation.subject import Subject
 from saescope.features import check_store, top_contexts
+from saescope.progress import Progress
 
 
 def contexts_from_store(

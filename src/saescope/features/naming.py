@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from saescope.features.index import FeatureIndex
-from saescope.features.index.progress import Progress, kept_progress
+from saescope.features.index.progress import kept_progress
 from saescope.features.labels import LabelTable, contrastive_labels, read_labels, write_labels
 from saescope.features.search import MeaningSearch
+from saescope.progress import Progress
 
 
 def name_features(index: FeatureIndex, progress: Progress | None = None) -> LabelTable:

@@ -22,11 +22,12 @@ from saescope.activations import ActivationSource
 from saescope.coders import load
 from saescope.errors import OccupiedError, SaescopeError
 from saescope.evaluation.run import evaluate
-from saescope.evaluation.setting import Progress, Setting
+from saescope.evaluation.setting import Setting
 from saescope.evaluation.stability import part_of, stability
 from saescope.evaluation.subject import Subject
 from saescope.evaluation.suite import chosen_parts, measure_parts
 from saescope.evaluation.sweep.grid import FROZEN_DECODER, Cell, SweepConfig
+from saescope.progress import Progress
 from saescope.training import TrainConfig, Watcher, train
 from saescope.whole_files import write_json, write_whole
 

@@ -28,6 +28,7 @@ from saescope.evaluation.synthetic.controls import chance, oracle
 from saescope.evaluation.synthetic.ground_truth import GroundTruth
 from saescope.evaluation.synthetic.recovery import METRICS, Recovery, recovery
 from saescope.evaluation.synthetic.stream import POINT, SyntheticStream
+from saescope.progress import Progress, silent
 from saescope.training import CoderConfig, TrainConfig, Watcher, train
 from saescope.whole_files import write_json
 
@@ -37,7 +38,6 @@ REQUEST, RESULT = "request.json", "synthetic.json"
 _CONTROL_ROWS = 16384
 _RESAMPLES = 1000
 
-Progress = Callable[[str, int, int], None]
 Watching = Callable[[], AbstractContextManager[Watcher | None]]
 Measuring = Callable[[], AbstractContextManager[Progress]]
 
@@ -245,4 +245,4 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def _unwatched() -> AbstractContextManager[Progress]:
-    return nullcontext(lambda stage, done, total: None)
+    return nullcontext(silent)

@@ -25,12 +25,13 @@ from saescope.features.index.assembly import assemble, transpose
 from saescope.features.index.facts import FACTS, NO_MODEL, OUTPUT_TOKENS, write_families, write_forms, write_weights
 from saescope.features.index.manifest import MANIFEST, IndexedCoder, IndexManifest, recorded
 from saescope.features.index.parts import PARTS, Part, parts_done, positions_of, write_part
-from saescope.features.index.progress import Progress, kept_progress
+from saescope.features.index.progress import kept_progress
 from saescope.features.index.reader import TOKENIZER, FeatureIndex
 from saescope.features.index.source import Source
 from saescope.features.index.statistics import find_coactive, sweep_features
 from saescope.features.index.tables import FEATURES, write_features
 from saescope.features.store_pass import check_weights
+from saescope.progress import Progress
 from saescope.whole_files import write_whole
 
 if TYPE_CHECKING:

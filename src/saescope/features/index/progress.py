@@ -4,22 +4,18 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Literal
 
 from saescope.errors import SaescopeError
+from saescope.progress import Progress, silent
 from saescope.whole_files import write_json
 
 PROGRESS = "progress.json"
-Progress = Callable[[str, int, int], None]
 # Seconds between two writings.
 _PAUSE = 1.0
-
-
-def silent(stage: str, done: int, total: int) -> None:
-    """Progress that nobody is told of."""
 
 
 @contextmanager

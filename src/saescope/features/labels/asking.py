@@ -20,8 +20,7 @@ from saescope.features.labels.judging import detection_questions, fuzzing_questi
 from saescope.features.labels.prompts import DETECTION, EXPLAINER, FUZZING, NULL, explainer_prompt, label_text
 from saescope.features.labels.source import live_features
 from saescope.features.labels.table import LABELS, MODEL, Label, LabelTable, new_version
-
-Progress = Callable[[str, int, int], None]
+from saescope.progress import Progress, silent
 
 _ANSWER_TOKENS = 60
 # Where nothing has worked from the start, nothing will.
@@ -126,7 +125,7 @@ def asked_labels(
     wanted = _wanted(index, features)
     scorer = judge_model or model
     request = _request(index, model.name, options, scorer.name)
-    tell = progress or (lambda stage, done, total: None)
+    tell = progress or silent
     with Answers(Path(index.path) / LABELS, request) as answers:
         waiting = [feature for feature in wanted if feature not in answers.known]
         before = len(wanted) - len(waiting)

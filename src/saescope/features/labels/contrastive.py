@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -17,8 +17,7 @@ from saescope.features.labels.table import CONTRASTIVE, Label, LabelTable, finit
 from saescope.features.labels.windows import DRAWN, LEAST_IN_A_HALF, NONE, Text, Windows, draw
 from saescope.features.labels.wording import continuing, parts_of, peaks_of, text_of, with_peaks
 from saescope.features.labels.words import Words, reader, words_of
-
-Progress = Callable[[str, int, int], None]
+from saescope.progress import Progress, silent
 
 # Features at once: drawing and scoring take some 120 KB for each.
 _CHUNK = 512
@@ -47,7 +46,7 @@ def contrastive_labels(
     wanted = _wanted(index, features)
     if split not in SPLITS:
         raise UsageError(f"unknown split {split!r}: choose from {', '.join(SPLITS)}")
-    tell = progress or (lambda stage, done, total: None)
+    tell = progress or silent
     tell("words", 0, 1)
     words = words_of(index)
     halves = halves_of(index, by=split, seed=seed)
