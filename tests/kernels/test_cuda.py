@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import subprocess
 import sys
 import warnings
@@ -13,6 +12,7 @@ import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import DataDependentOutputException, DynamicOutputShapeException, FakeTensorMode
 
+from saescope import kernels
 from saescope.errors import UsageError
 from saescope.kernels import (
     IMPLEMENTATIONS,
@@ -107,25 +107,37 @@ def test_where_nothing_is_positive_entries_stay_and_carry_zero() -> None:
     assert ((x @ weight.T + bias)[support.rows, support.indices].relu() == 0).all()
 
 
-def told(count: int) -> Room:
-    """Room as it is after a batch of `count` entries."""
-    room = Room()
-    room.tell(torch.tensor(count))
-    return room
+@pytest.fixture
+def room(monkeypatch: pytest.MonkeyPatch) -> Room:
+    """Room that no batch is waited for any more."""
+    monkeypatch.setattr(kernels.room, "_SWINGING", 0)
+    return Room()
+
+
+def tell(room: Room, near: int, chosen: int) -> None:
+    room.tell(torch.tensor([near, chosen]))
 
 
 @needs_triton
-@pytest.mark.parametrize("chunk", [50 * 4 * 7 / 2**20, 16])
-def test_a_selection_with_room_has_the_same_entries_and_zeros(chunk: float, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("chunk", [60 * 4 * 7 / 2**20, 16])
+def test_a_selection_with_room_has_the_same_entries_and_zeros(
+    chunk: float, dtype: torch.dtype, room: Room, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As wide and sparse as a coder's: several times as many entries are near their threshold as are above it."""
     generator = torch.Generator().manual_seed(3)
-    x, weight = torch.randn(23, 16, generator=generator), torch.randn(50, 16, generator=generator)
-    threshold = torch.rand(50, generator=generator) * 4
-    pre = Encoding(x.to(DEVICE), weight.to(DEVICE), torch.randn(50, generator=generator).to(DEVICE))
+    x, weight = (torch.randn(n, 900, generator=generator, dtype=dtype) for n in (23, 60))
+    weight /= weight.norm(dim=1, keepdim=True)
+    threshold = 2 + torch.rand(60, generator=generator, dtype=dtype)
+    pre = Encoding(x.to(DEVICE), weight.to(DEVICE), torch.zeros(60, dtype=dtype, device=DEVICE))
     monkeypatch.setenv("SAESCOPE_CHUNK_MIB", str(chunk))
     exact, values = reference.select_threshold(pre, threshold.to(DEVICE))
-    room = told(exact.nnz)
-    support, mine = cuda.select_threshold(pre, threshold.to(DEVICE), room=room)
-    assert support.nnz == mine.numel() == room.entries() > exact.nnz
+    first, _ = cuda.select_threshold(pre, threshold.to(DEVICE), room=room)
+    assert torch.equal(first.indices, exact.indices), "before the first count it is waited for"
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        support, mine = cuda.select_threshold(pre, threshold.to(DEVICE), room=room)
+        assert support.nnz == mine.numel() == room.places().chosen > exact.nnz
     kept = mine != 0
     at = exact.rows, exact.indices, values
     for one, other in zip((support.rows[kept], support.indices[kept], mine[kept]), at, strict=True):
@@ -134,25 +146,24 @@ def test_a_selection_with_room_has_the_same_entries_and_zeros(chunk: float, monk
 
 
 @needs_triton
-def test_what_has_no_room_is_left_out_once_and_said() -> None:
+@pytest.mark.parametrize("short", ["near", "chosen"])
+def test_what_has_no_room_is_left_out_once_and_said(short: str, room: Room) -> None:
     generator = torch.Generator().manual_seed(4)
     x, weight = torch.randn(60, 8, generator=generator), torch.randn(90, 8, generator=generator)
     pre = Encoding(x.to(DEVICE), weight.to(DEVICE), torch.zeros(90, device=DEVICE))
     nothing = torch.zeros(90, device=DEVICE)
     exact, values = reference.select_threshold(pre, nothing)
-    room = told(1)
-    place = room.entries()
+    tell(room, *((1, exact.nnz) if short == "near" else (exact.nnz, 1)))
+    places = room.places()
+    place = min(places.near, places.chosen)
     assert 1024 <= place < exact.nnz
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always")
         support, mine = cuda.select_threshold(pre, nothing, room=room)
         if DEVICE.type == "cuda":
             torch.cuda.synchronize()
-        room.entries()
-    found = [re.search(r"([\d,]+) active entries and place for ([\d,]+)", str(one.message)).groups() for one in said]
-    ((had, had_place),) = [[int(number.replace(",", "")) for number in pair] for pair in found]
-    assert had == pytest.approx(exact.nnz, rel=0.05)
-    assert had_place == place
+        room.places()
+    assert [f"place for {places.near:,} and {places.chosen:,}" in str(one.message) for one in said] == [True]
     # A few near their threshold turned out to be below it, and had their place all the same.
     kept = mine > 0
     n = int(kept.sum())
@@ -163,19 +174,27 @@ def test_what_has_no_room_is_left_out_once_and_said() -> None:
     assert (mine > 0).sum() == exact.nnz
 
 
-def test_room_follows_the_counts_and_stays_where_it_fits() -> None:
-    room = Room()
-    assert room.entries() is None
-    room.tell(torch.tensor(100_000))
-    first = room.entries()
+def test_room_follows_the_counts_and_stays_where_it_fits(room: Room) -> None:
+    assert room.places() is None
+    tell(room, 300_000, 100_000)
+    first = room.places()
     for count in (100_000, 119_000, 60_000, 100_000):
-        assert first > 1.25 * count
-        room.tell(torch.tensor(count))
-        assert room.entries() == first
-    room.tell(torch.tensor(130_000))
-    assert room.entries() > 1.4 * 130_000
-    room.tell(torch.tensor(20_000))
-    assert 1.25 * 20_000 < room.entries() < 40_000
+        assert first.chosen > 1.25 * count
+        tell(room, 3 * count, count)
+        assert room.places() == first
+    tell(room, 310_000, 130_000)
+    assert room.places().near == first.near
+    assert room.places().chosen > 1.4 * 130_000
+    tell(room, 310_000, 20_000)
+    assert 1.25 * 20_000 < room.places().chosen < 40_000
+
+
+def test_the_first_batches_are_waited_for() -> None:
+    room = Room()
+    for _ in range(64):
+        assert room.places() is None
+        tell(room, 30, 10)
+    assert room.places() is not None
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

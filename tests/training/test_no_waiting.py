@@ -14,6 +14,7 @@ from torch._subclasses.fake_tensor import DataDependentOutputException, DynamicO
 
 from saescope.coders import architecture_names
 from saescope.kernels import Room, cuda, row_update, sparse, using
+from saescope.kernels.room import Places
 from saescope.training.config import CoderConfig, TrainConfig
 from saescope.training.member import Member
 
@@ -43,7 +44,7 @@ def without_data(monkeypatch: pytest.MonkeyPatch) -> None:
     for module in (cuda, row_update):
         monkeypatch.setattr(module, "_kernels", Launched)
     # A batch of so many entries went before.
-    monkeypatch.setattr(Room, "entries", lambda room: 3 * TOKENS)
+    monkeypatch.setattr(Room, "places", lambda room: Places(9 * TOKENS, 3 * TOKENS))
     monkeypatch.setattr(Room, "tell", lambda room, count: None)
 
 

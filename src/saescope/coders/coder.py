@@ -154,7 +154,9 @@ class SparseCoder(nn.Module):
     def above(self, x: Float[Tensor, "tokens d_in"], threshold: Float[Tensor, "d_sae"]) -> Codes:
         """Pre-activations, differentiable, that are above `threshold` and above zero. In training on a GPU also entries of
         value zero and without gradient; see `Room`."""
-        room = self._room if self.training and torch.is_grad_enabled() else None
+        # What is left out where place is short depends on when counts arrive.
+        exact = not self.training or not torch.is_grad_enabled() or torch.are_deterministic_algorithms_enabled()
+        room = None if exact else self._room
         with torch.no_grad():
             pre = self.encoding(x)
             support, known = active(self.device).select_threshold(pre, threshold.to(x.dtype), room=room)

@@ -204,29 +204,45 @@ def select_threshold(
     at the end. With it, there are as many entries as it has place for: what fills up is in the last token's row, anywhere,
     and what does not fit is left out.
     """
-    if room is None or pre.n_tokens == 0:
-        return sparse.select_threshold(pre, threshold, product=sampled_product)
-    place = room.entries()
-    if place is None:
-        support, values = sparse.select_threshold(pre, threshold, product=sampled_product)
-        room.tell(torch.tensor(support.nnz))
-        return support, values
+    places = None if room is None or pre.n_tokens == 0 else room.places()
+    if room is None or places is None:
+        return sparse.select_threshold(pre, threshold, room=room, product=sampled_product)
     threshold = threshold.clamp(min=0)
+    near, n_near = _near(pre, threshold, places.near)
+    exact = sampled_product(near, pre.x, pre.weight) + pre.bias[near.indices]
+    chosen = (exact > threshold[near.indices]) & (torch.arange(places.near, device=pre.device) < n_near)
+    # Those that are not chosen go to one more slot, which is cut off.
+    rank = chosen.cumsum(0)
+    slot = torch.where(chosen, rank - 1, places.chosen).clamp(max=places.chosen)
+    indices = _filling(places.chosen + 1, pre).scatter_(0, slot, near.indices)[:-1]
+    values = exact.new_zeros(places.chosen + 1).scatter_(0, slot, exact)[:-1]
+    before = torch.cat([rank.new_zeros(1), rank])
+    room.tell(torch.stack([n_near, rank[-1]]))
+    return Support(_cut(before[near.pointers], places.chosen), indices, pre.n_latents), values
+
+
+def _near(pre: Encoding, threshold: Float[Tensor, "latents"], place: int) -> tuple[Support, Int[Tensor, ""]]:
+    """The first `place` entries that could be above their thresholds, filled up, and how many there are in all."""
     left, right = with_room_for_rounding(pre, threshold, sparse.rough_dtype(pre))
-    # Spread over the latents, as no sum over one latent should be of all that fills up.
-    indices = torch.arange(place, device=pre.device) % pre.n_latents
+    indices = _filling(place, pre)
     pointers = torch.zeros(pre.n_tokens + 1, dtype=torch.int64, device=pre.device)
     chunks = token_chunks(pre.n_tokens, pre.n_latents, left.dtype, pre.device)
     for start in chunks:
         dense = left[start : start + chunks.step] @ right.T
         _collect(dense, pointers[start : start + dense.shape[0] + 1], indices)
-    found = pointers[-1].clone()
-    pointers.clamp_(max=place)[-1] = place
-    near = Support(pointers, indices, pre.n_latents)
-    exact = sampled_product(near, pre.x, pre.weight) + pre.bias[indices]
-    chosen = (exact > threshold[indices]) & (torch.arange(place, device=pre.device) < found)
-    room.tell(found)
-    return near, torch.where(chosen, exact, 0)
+    return Support(_cut(pointers, place), indices, pre.n_latents), pointers[-1]
+
+
+def _filling(place: int, pre: Encoding) -> Int[Tensor, "place"]:
+    """Latents for entries that only fill up: all in turn, as no sum over one latent should be of all of them."""
+    return torch.arange(place, device=pre.device) % pre.n_latents
+
+
+def _cut(pointers: Int[Tensor, "rows_plus_one"], place: int) -> Int[Tensor, "rows_plus_one"]:
+    """Rows of the first `place` entries, what fills up in the last."""
+    cut = pointers.clamp(max=place)
+    cut[-1] = place
+    return cut
 
 
 def _collect(

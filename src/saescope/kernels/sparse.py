@@ -210,7 +210,10 @@ def select_threshold(
         found = _above(left[start : start + chunks.step] @ right.T, 0.0)
         positions.append(found + start * pre.n_latents)
     near = Support.from_flat(torch.cat(positions), pre.n_tokens, pre.n_latents)
-    return settled(near, pre, threshold, product or sampled_product)
+    support, values = settled(near, pre, threshold, product or sampled_product)
+    if room is not None:
+        room.tell(torch.tensor([near.nnz, support.nnz]))
+    return support, values
 
 
 def rough_dtype(pre: Encoding) -> torch.dtype:
