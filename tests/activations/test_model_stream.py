@@ -56,6 +56,14 @@ def test_it_gives_the_rows_of_a_harvest(open_stream: Open, store: Store) -> None
         torch.testing.assert_close(values, theirs[place][2], rtol=0.02, atol=1e-3)
 
 
+def test_a_value_beyond_float16_is_refused(fresh_lm: LanguageModel, open_stream: Open) -> None:
+    with torch.no_grad():
+        fresh_lm.hf_model.get_input_embeddings().weight.mul_(1e8)  # type: ignore[operator]
+    stream = open_stream(fresh_lm, dtype="float16")
+    with pytest.raises(StoreError, match=r"beyond float16; take bfloat16"):
+        next(iter(stream))
+
+
 def test_it_describes_its_data_as_a_store_does(open_stream: Open, store: Store) -> None:
     stream, from_store = open_stream(), StoreStream(store, batch_size=64)
     assert stream.kept_rule == from_store.kept_rule

@@ -56,6 +56,17 @@ def test_a_flipped_byte_elsewhere_is_found_by_verify(copy: Path) -> None:
         Store.open(copy).verify()
 
 
+def test_a_flipped_byte_elsewhere_is_found_on_reading(copy: Path) -> None:
+    """Wrong moments would be folded into every coder; wrong documents would let trained text into evaluation."""
+    for name, read in (
+        ("statistics.safetensors", lambda store: store.statistics()),
+        ("documents.parquet", lambda store: store.documents),
+    ):
+        flip_last_byte(copy / name)
+        with pytest.raises(StoreError, match=rf"damaged {name} in .*sha256"):
+            read(Store.open(copy))
+
+
 def test_a_truncated_shard_is_refused_on_opening(copy: Path) -> None:
     path = shard(copy, 2)
     path.write_bytes(path.read_bytes()[:-1])

@@ -310,7 +310,10 @@ class ModelStream(SteppedStream):
         kept: np.ndarray = mask.cpu().numpy()
         n, start = int(kept.sum()), 0
         for point, width in self.widths.items():
-            rows[:n, start : start + width] = activations.pop(point)[mask].to(self.dtype)
+            part = rows[:n, start : start + width]
+            part[:] = activations.pop(point)[mask].to(self.dtype)
+            if self.dtype == torch.float16 and not bool(part.isfinite().all()):
+                raise StoreError(f"an activation at {point} is beyond float16; take bfloat16 or float32")
             start += width
         return kept
 

@@ -9,6 +9,7 @@ STORE/tokenizer/               so that rows can be shown as text without the mod
 
 from __future__ import annotations
 
+import hashlib
 import os
 import shutil
 import tempfile
@@ -210,9 +211,12 @@ class Store:
 
     def _checked_bytes(self, name: str) -> bytes:
         try:
-            return self._location.read(name)
+            content = self._location.read(name)
         except OSError as error:
             raise StoreError(f"cannot read {name} of {self.path}: {error}") from error
+        if hashlib.sha256(content).hexdigest() != self.manifest.files[name].sha256:
+            raise StoreError(_not_the_manifests(name, self.path))
+        return content
 
     def _vouch(self, name: str, expected: Digest) -> None:
         try:
@@ -221,9 +225,7 @@ class Store:
         except OSError as error:
             raise StoreError(f"cannot read {_what(name)} of {self.path}: {error}") from error
         if actual != expected:
-            raise StoreError(
-                f"damaged {_what(name)} in {self.path}: its sha256 is not the manifest's; remove the store and harvest again"
-            )
+            raise StoreError(_not_the_manifests(name, self.path))
 
 
 def read_manifest(location: Location) -> Manifest | None:
@@ -234,6 +236,10 @@ def read_manifest(location: Location) -> Manifest | None:
         return None
     except OSError as error:
         raise StoreError(f"cannot read {location.spec}/{MANIFEST}: {error}") from error
+
+
+def _not_the_manifests(name: str, path: str) -> str:
+    return f"damaged {_what(name)} in {path}: its sha256 is not the manifest's; remove the store and harvest again"
 
 
 def _what(name: str) -> str:
