@@ -22,7 +22,7 @@ from __future__ import annotations
 from typing import Any, Literal
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from pydantic import Field
 from torch import Tensor
 
@@ -31,7 +31,7 @@ from saescope.coders.calibration import margin_for_l0
 from saescope.coders.coder import SparseCoder
 from saescope.coders.codes import Codes
 from saescope.coders.l0_control import SteeredArchitecture, SteeredOptions
-from saescope.kernels import per_latent
+from saescope.kernels import Support, per_latent
 
 _QUADRATIC = 10.0
 # All thresholds follow L0's excess by this power each step.
@@ -66,7 +66,7 @@ class JumpReLU(SteeredArchitecture):
     def prepare(self, coder: SparseCoder, x: Float[Tensor, "tokens d_in"], *, warm: bool) -> None:
         threshold = coder.extra("threshold")
         if not warm:
-            threshold.fill_(margin_for_l0(coder, [x], coder.b_enc, self.wanted_l0) or 0.0)
+            threshold.fill_(max(0.0, margin_for_l0(coder, [x], coder.b_enc, self.wanted_l0) or 0.0))
         # Being active is worth about the square of what it contributes, and the weakest contribute θ.
         self.set_price(coder, max(1e-3, float(threshold.mean()) ** 2))
 
@@ -115,10 +115,16 @@ class JumpReLU(SteeredArchitecture):
     def calibrate(self, coder: SparseCoder, batches: list[Float[Tensor, "tokens d_in"]]) -> None:
         if not self.steered:
             return
-        threshold = coder.extra("threshold")
-        margin = margin_for_l0(coder, batches, coder.b_enc - threshold, self.options.l0)
+        threshold, b_enc = coder.extra("threshold"), coder.b_enc
+
+        def counts(support: Support, products: Float[Tensor, "nnz"]) -> Bool[Tensor, "nnz"]:
+            # Below zero nothing is active, whatever the threshold.
+            return products + b_enc[support.indices] > 0
+
+        margin = margin_for_l0(coder, batches, b_enc - threshold, self.options.l0, counts)
         if margin is not None:
             threshold.add_(margin)
+        threshold.clamp_(min=0)
 
 
 class _Jump(torch.autograd.Function):
