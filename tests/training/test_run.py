@@ -13,6 +13,7 @@ from tests.training.conftest import MemorySource, planted
 
 from saescope.coders import architecture_names, architecture_type, load, load_reference
 from saescope.errors import CoderError, OccupiedError, TrainingError, UsageError
+from saescope.lm import has_native_bf16
 from saescope.training import CoderConfig, Progress, TrainConfig, resolve, train
 from saescope.training.checkpoint import Checkpoints
 from saescope.training.optimiser import schedule
@@ -204,7 +205,7 @@ def test_non_finite_loss_names_step_and_checkpoint(tmp_path: Path) -> None:
         assert all(torch.isfinite(value).all() for value in load_file(path / "batchtopk.safetensors").values())
 
 
-def test_other_conditions_are_refused(tmp_path: Path) -> None:
+def test_other_conditions_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     rows = planted()
 
     def stop(now: Progress) -> None:
@@ -220,6 +221,61 @@ def test_other_conditions_are_refused(tmp_path: Path) -> None:
             train(config(), source(rows=rows), tmp_path / "run")
     finally:
         torch.set_num_threads(threads)
+    monkeypatch.setenv("SAESCOPE_CHUNK_MIB", "3")
+    with pytest.raises(TrainingError, match="set SAESCOPE_CHUNK_MIB=16,"):
+        train(config(), source(rows=rows), tmp_path / "run")
+    monkeypatch.delenv("SAESCOPE_CHUNK_MIB")
+    other = torch.float32 if has_native_bf16(torch.device("cpu")) else torch.bfloat16
+    monkeypatch.setattr("saescope.training.run._selection", lambda config, device: other)
+    with pytest.raises(TrainingError, match="use the same selection"):
+        train(config(), source(rows=rows), tmp_path / "run")
+
+
+@pytest.mark.parametrize("n_steps", [149, 251])
+def test_held_out_rows_are_measured_as_often_as_wanted(n_steps: int, tmp_path: Path) -> None:
+    """Also where no step is a multiple of both intervals, that of the metrics and that of held-out rows."""
+    rows = source(rows=planted(64 * n_steps), passes=1)
+    train(config(log_every=0.03, held_out_every=0.1), rows, tmp_path / "run")
+    lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    measured = [line["step"] for line in lines if "held_out_loss" in line]
+    assert measured == [*range(round(0.1 * n_steps), n_steps, round(0.1 * n_steps)), n_steps]
+
+
+def test_a_run_that_ended_while_it_began_can_be_begun_again(tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "config.yaml").write_text(config().to_yaml())
+    (tmp_path / "run" / ".run.json.writing").touch()
+    train(config(), source(passes=1), tmp_path / "run")
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "config.yaml").write_text(config(seed=5).to_yaml())
+    with pytest.raises(OccupiedError, match="not a training run"):
+        train(config(), source(passes=1), tmp_path / "other")
+
+
+@pytest.mark.parametrize("before", [False, True])
+def test_determinism_is_the_runs_alone(before: bool, tmp_path: Path) -> None:
+    seen = []
+    torch.use_deterministic_algorithms(before)
+    try:
+        train(
+            config(deterministic=True),
+            source(passes=1),
+            tmp_path / "run",
+            watcher=lambda now: seen.append(torch.are_deterministic_algorithms_enabled()),
+        )
+        assert torch.are_deterministic_algorithms_enabled() is before
+    finally:
+        torch.use_deterministic_algorithms(False)
+    assert set(seen) == {True}
+
+
+def test_jumprelu_settles_an_l0_that_needs_thresholds_at_zero(tmp_path: Path) -> None:
+    """Of more than half of all latents the weakest are hardly above zero, below which a threshold changes nothing."""
+    held_out = planted(2048, seed=7)
+    wanted = coder("jumprelu", arch="jumprelu", options={"l0": 22})
+    found = train(config(wanted), source(held_out=held_out, passes=1), tmp_path / "run")["jumprelu"]
+    assert (found.extra("threshold") >= 0).all()
+    assert found.encode(held_out).nnz / 2048 == pytest.approx(22, rel=0.02)
 
 
 def test_full_disk_at_a_checkpoint_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -301,5 +357,11 @@ def test_configuration_round_trip_and_refusals(tmp_path: Path) -> None:
         assert "\n" not in str(error.value)
     with pytest.raises(UsageError, match=r"k = 50 is more than the 40 latents"):
         coder(options={"k": 50})
+    for name in ("", "../up", "a/b", ".hidden", "c:x"):
+        with pytest.raises(UsageError, match="becomes a folder's name"):
+            coder(name)
+    for betas in ((1.0, 0.9), (0.9, -0.1)):
+        with pytest.raises(UsageError, match="betas must be at least 0"):
+            config(betas=betas)
     with pytest.raises(UsageError, match="'x' is not among the activations; they have a"):
         train(config(coder(reads=("x",))), source(), tmp_path / "run")

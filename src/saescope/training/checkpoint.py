@@ -17,15 +17,20 @@ from torch import Tensor
 import saescope
 from saescope.errors import TrainingError
 from saescope.kernels import active
+from saescope.kernels.chunks import VARIABLE as CHUNK_VARIABLE
+from saescope.kernels.chunks import chunk_bytes
 
 STATE = "state.json"
 KEPT = 2
 
 
-def conditions(device: torch.device) -> dict[str, Any]:
+def conditions(device: torch.device, selection: torch.dtype) -> dict[str, Any]:
     """What must be the same for a resumed run to be bit-identical to an uninterrupted one."""
-    place = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine()
+    on_cpu = f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()}"
+    place = torch.cuda.get_device_name(device) if device.type == "cuda" else on_cpu
     return {
+        "selection": str(selection).removeprefix("torch."),
+        "chunk": chunk_bytes(device),
         "saescope": saescope.__version__,
         "torch": torch.__version__,
         "threads": torch.get_num_threads(),
@@ -105,6 +110,8 @@ def refuse_other_conditions(saved: dict[str, Any], here: dict[str, Any], path: P
     for key, value in here.items():
         if saved.get(key) != value:
             advice = f"set OMP_NUM_THREADS={saved.get(key)}" if key == "threads" else f"use the same {key}"
+            if key == "chunk" and isinstance(saved.get(key), int):
+                advice = f"set {CHUNK_VARIABLE}={saved[key] / 2**20:g}"
             raise TrainingError(
                 f"{path} was made with {key} {saved.get(key)!r}, this is {value!r}: going on would not give the same "
                 f"weights; {advice}, or delete the run's folder to start over"

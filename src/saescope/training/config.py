@@ -37,6 +37,10 @@ class CoderConfig(BaseModel):
     @model_validator(mode="after")
     def _possible(self) -> CoderConfig:
         make_architecture(self.arch, self.d_sae, self.options).check()
+        if not self.name or self.name.startswith(".") or any(sign in self.name for sign in "/\\:\0"):
+            raise UsageError(
+                f"coder name {self.name!r} becomes a folder's name: give one without / \\ : and no dot in front"
+            )
         if any(not 0 < part < 1 for part in self.resample):
             raise UsageError(
                 f"coder {self.name!r}: resample takes parts of the run between 0 and 1, got {self.resample}"
@@ -97,6 +101,8 @@ class TrainConfig(BaseModel):
         double = sorted({name for name in names if names.count(name) > 1})
         if double:
             raise UsageError(f"coder names must differ, {', '.join(double)} occurs twice")
+        if not all(0 <= beta < 1 for beta in self.betas):
+            raise UsageError(f"betas must be at least 0 and less than 1, got {self.betas}")
         if self.warmup + self.decay > 1:
             raise UsageError(f"warmup {self.warmup} and decay {self.decay} together are more than the whole run")
         return self

@@ -25,6 +25,7 @@ from torch import Tensor
 from saescope.activations import ActivationSource
 from saescope.coders import SparseCoder, load, save
 from saescope.errors import OccupiedError, TrainingError, UsageError, nearest
+from saescope.kernels import recycling
 from saescope.lm import has_native_bf16
 from saescope.training.checkpoint import Checkpoints, conditions
 from saescope.training.config import TrainConfig
@@ -56,15 +57,21 @@ def train(
     provenance = source.provenance()
     if claim(out, config, provenance):
         return {coder.name: load(out / "coders" / coder.name) for coder in config.coders}
+    before = torch.are_deterministic_algorithms_enabled()
     with _alone(out):
-        return _train(config, source, provenance, out, device, loggers or [], watcher)
+        try:
+            torch.use_deterministic_algorithms(before or config.deterministic)
+            return _train(config, source, provenance, out, device, loggers or [], watcher)
+        finally:
+            torch.use_deterministic_algorithms(before)
+            recycling.clear()
 
 
 def claim(out: Path, config: TrainConfig, provenance: dict[str, Any]) -> bool:
     """Make `out` this run's folder. True when the run is already complete there; `OccupiedError` when it holds
     something else."""
     record = {"complete": False, "source": provenance}
-    if out.exists() and (not out.is_dir() or any(path.name != ".lock" for path in out.iterdir())):
+    if out.exists() and not _is_free(out, config):
         if not (out / RUN).exists() or not (out / CONFIG).exists():
             raise OccupiedError(f"{out} exists and is not a training run; choose another --out")
         try:
@@ -80,11 +87,19 @@ def claim(out: Path, config: TrainConfig, provenance: dict[str, Any]) -> bool:
         return bool(found.get("complete"))
     try:
         out.mkdir(parents=True, exist_ok=True)
-        write_whole(out / CONFIG, config.to_yaml())
-        write_whole(out / RUN, json.dumps(record, indent=2))
     except OSError as error:
         raise TrainingError(f"cannot write to {out}: {error.strerror}; choose another --out") from None
+    write_whole(out / CONFIG, config.to_yaml())
+    write_whole(out / RUN, json.dumps(record, indent=2))
     return False
+
+
+def _is_free(out: Path, config: TrainConfig) -> bool:
+    """Whether a folder has nothing, or no more than a run of this configuration that ended while it began."""
+    if not out.is_dir():
+        return False
+    names = {path.name for path in out.iterdir()} - {".lock", f".{CONFIG}.writing", f".{RUN}.writing"}
+    return not names or (names == {CONFIG} and (out / CONFIG).read_text() == config.to_yaml())
 
 
 def _train(
@@ -96,8 +111,6 @@ def _train(
     logger_names: list[str],
     watcher: Watcher | None,
 ) -> dict[str, SparseCoder]:
-    if config.deterministic:
-        torch.use_deterministic_algorithms(True)
     columns = _columns(source, config)
     moments = _moments(source)
     selection = _selection(config, device)
@@ -138,7 +151,7 @@ def _save_all(
         "tokens": trainer.step * config.batch_size,
         "steps": trainer.step,
         "seconds": round(trainer.seconds, 2),
-        "conditions": conditions(device),
+        "conditions": conditions(device, members[0].selection),
         "calibration": {"rows": calibration.shape[0], "split": split},
     }
     finished: dict[str, SparseCoder] = {}

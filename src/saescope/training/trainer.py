@@ -19,7 +19,6 @@ from torch import Tensor
 
 from saescope.activations import ActivationSource
 from saescope.errors import TrainingError
-from saescope.kernels import recycling
 from saescope.training.checkpoint import Checkpoints, conditions, refuse_other_conditions
 from saescope.training.config import TrainConfig
 from saescope.training.journal import Logger
@@ -69,7 +68,7 @@ class Trainer:
         if path is None:
             return 0
         state = Checkpoints.read_state(path)
-        refuse_other_conditions(state["conditions"], conditions(self.device), path)
+        refuse_other_conditions(state["conditions"], conditions(self.device, self.members[0].selection), path)
         for member in self.members:
             member.load_state(Checkpoints.read_tensors(path, member.name))
         self.source.load_state_dict(state["source"])
@@ -78,7 +77,7 @@ class Trainer:
 
     def save(self) -> Path:
         state: dict[str, Any] = {
-            "conditions": conditions(self.device),
+            "conditions": conditions(self.device, self.members[0].selection),
             "source": self.source.state_dict(),
             "seconds": self.seconds,
         }
@@ -99,10 +98,11 @@ class Trainer:
                 self.step += 1
                 self.seconds = time.perf_counter() - began
                 last = self.step == n_steps
-                if self.step % log_every == 0 or last or self.step == 1:
+                held_now = held_out is not None and (self.step % held_every == 0 or last)
+                if self.step % log_every == 0 or held_now or last or self.step == 1:
                     for member in self.members:
                         fresh = self._measure(member, losses)
-                        if held_out is not None and (self.step % held_every == 0 or last):
+                        if held_out is not None and held_now:
                             fresh |= member.held_out(held_out)
                         for logger in loggers:
                             logger.log(self.step, member.name, fresh)
@@ -117,7 +117,6 @@ class Trainer:
                     raise KeyboardInterrupt
                 if last:
                     break
-        recycling.clear()
 
     def _measure(self, member: Member, losses: dict[str, tuple[Loss, Tensor]]) -> dict[str, float]:
         # Reading a loss waits for the device, so it is done at log intervals only; a loss that went non-finite in
