@@ -80,6 +80,18 @@ def test_several_coders_get_the_numbers_each_gets_alone(lm: LanguageModel) -> No
         assert alone.intervals == both.intervals
 
 
+def test_each_coder_is_ablated_to_its_own_mean(lm: LanguageModel) -> None:
+    """Coders of one place may come without a mean, or with that of other training text; none takes another's."""
+    means = [None, torch.full((D,), 0.1), torch.full((D,), -2.0)]
+    subjects = [Subject(random_coder(), {} if mean is None else {f"mean.{POINT}": mean}) for mean in means]
+    alone = [evaluate(subject, lm, documents(4), resamples=10)[0].coder["ce_mean"] for subject in subjects]
+    assert alone[0] is None
+    assert alone[1] != alone[2]
+    for order in ([0, 1, 2], [2, 1, 0]):
+        together = evaluate([subjects[index] for index in order], lm, documents(4), resamples=10)
+        assert [one.coder["ce_mean"] for one in together] == [alone[index] for index in order]
+
+
 def _numbers(evaluation: Evaluation) -> dict[str, float]:
     left_out = {"ev_batch_legacy"}
     return {key: value for key, value in evaluation.coder.items() if isinstance(value, float) and key not in left_out}
