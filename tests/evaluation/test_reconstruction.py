@@ -135,6 +135,16 @@ def test_how_the_text_is_cut_into_batches_changes_nothing(sizes: list[int], seed
             assert parts[name] == pytest.approx(whole[name], rel=1e-9), name
 
 
+def test_a_batch_without_spread_says_nothing_of_it() -> None:
+    """One token, or equal ones, have no variance about their mean: a share of it would be minus infinity."""
+    x = some_x(40)
+    x_hat = random_coder()(x).detach()
+    alone, with_one = measure(x, x_hat), measure(torch.cat([x, x[:3]]), torch.cat([x_hat, x_hat[:3]]), [40, 1, 1, 1])
+    assert with_one["ev_batch_legacy"] == pytest.approx(alone["ev_batch_legacy"], rel=1e-12)
+    equal = x[:1].expand(7, -1)
+    assert measure(equal, equal / 2)["ev_batch_legacy"] is None
+
+
 def test_spread_keeps_its_digits_far_from_zero() -> None:
     centred = torch.randn(4000, 3, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
     x = centred + torch.tensor([1e7, -1e7, 1e6], dtype=torch.float64)
