@@ -11,7 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from filelock import FileLock
+from safetensors.torch import save_file
 from tests.measured import POINT, RULE, D, documents, tiny_lm
 from tests.training.conftest import MemorySource, planted
 from transformers import PreTrainedTokenizerFast
@@ -143,6 +145,18 @@ def test_parts_and_labelled_sets_may_come_later(
     # Left out again, what was measured stays.
     assert swept(setting, tmp_path / "s", parts=("probing", "effects"), **grid) == [record]
     assert len(asked) == 3
+
+
+def test_a_coder_that_died_has_no_stability_and_ends_nothing(setting: Setting, tmp_path: Path) -> None:
+    swept(setting, tmp_path / "s", archs=("topk",), l0s=(2,))
+    path = tmp_path / "s" / "cells" / "topk-l0_2-d32-seed0.safetensors"
+    save_file({"density": torch.zeros(32)}, path)
+    records = swept(setting, tmp_path / "s", archs=("topk",), l0s=(2,), seeds=(0, 1))
+    for record in records:
+        assert record["parts"]["stability"]["absent"].startswith(
+            "coder 0 (topk-l0_2-d32-seed0) has no latent that fires"
+        )
+    assert write_frontier(records, tmp_path / "s")[0].exists()
 
 
 @pytest.mark.parametrize("stop_at", [1, 9])

@@ -23,7 +23,7 @@ from saescope.coders import load
 from saescope.errors import OccupiedError, SaescopeError
 from saescope.evaluation.run import evaluate
 from saescope.evaluation.setting import Setting
-from saescope.evaluation.stability import part_of, stability
+from saescope.evaluation.stability import compared
 from saescope.evaluation.subject import Subject
 from saescope.evaluation.suite import chosen_parts, measure_parts
 from saescope.evaluation.sweep.grid import FROZEN_DECODER, Cell, SweepConfig
@@ -265,8 +265,7 @@ def _stability(cells: Sequence[Cell], setting: Setting, out: Path) -> dict[tuple
         if kept.get("seeds") != seeds:
             coders = [load(trained[cell.name]) for cell in group]
             densities = [load_file(out / CELLS / f"{cell.name}.safetensors")["density"] for cell in group]
-            record = stability(coders, densities, resamples=setting.resamples, seed=setting.seed)
-            kept = {"seeds": seeds, "part": part_of(record).to_dict()}
+            kept = {"seeds": seeds, "part": compared(coders, densities, setting).to_dict()}
             path.parent.mkdir(exist_ok=True)
             write_json(path, kept)
         found[group] = kept["part"]
