@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,6 +15,7 @@ from saescope.activations import KeptRule
 from saescope.coders import Slice, SparseCoder, load, load_reference
 from saescope.errors import CoderError, UsageError
 from saescope.lm import LanguageModel
+from saescope.lm.identity import weights_differ
 from saescope.text import SequenceOptions
 
 
@@ -88,7 +90,8 @@ class Subject:
         """CoderError, in one line, unless `lm` is the model this coder was trained on, as far as it says."""
         trained, given = self.coder.metadata.model, lm.identity()
         for key in ("architecture", "n_layers", "d_model", "vocab_size", "weights", "tokenizer"):
-            if trained.get(key) is not None and trained[key] != given[key]:
+            other = weights_differ if key == "weights" else operator.ne
+            if trained.get(key) is not None and other(trained[key], given[key]):
                 raise CoderError(
                     f"coder {self.name} was trained on {trained.get('spec') or trained.get('name')} "
                     f"({key} {_short(trained[key])}), {lm.spec} has {key} {_short(given[key])}; give its own with --model"
