@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import json
+import warnings
 import weakref
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from transformers import PreTrainedTokenizerFast
 
 from saescope.activations import KeptRule
 from saescope.coders import save
-from saescope.errors import CoderError, UsageError
+from saescope.errors import CoderError, ForeignCoderWarning, UsageError
 from saescope.evaluation import METRICS, Evaluation, Subject, evaluate, record
 from saescope.evaluation.cross_entropy import Predictions
 from saescope.lm import LanguageModel
@@ -200,6 +201,21 @@ def test_another_model_is_refused_in_one_line(byte_tokenizer: PreTrainedTokenize
     with pytest.raises(CoderError, match=r"was trained on tiny.*weights.*--model") as refusal:
         evaluate(coder, tiny_lm(byte_tokenizer, "other", 1), documents())
     assert "\n" not in str(refusal.value)
+
+
+def test_another_name_alone_is_a_warning(lm: LanguageModel) -> None:
+    """Files of other tools name their model and no more; its width is that of many."""
+    named = Subject(random_coder(model={"spec": "someone/other-1b"}))
+    with pytest.warns(
+        ForeignCoderWarning, match="coder random is by its files of someone/other-1b and is used with tiny"
+    ):
+        named.check_model(lm)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for spec in ("tiny", "someone/Tiny", "hf:someone/tiny@main", "/models/tiny/"):
+            Subject(random_coder(model={"spec": spec})).check_model(lm)
+        # Weights say more than a name does.
+        Subject(random_coder(model=lm.identity() | {"spec": "someone/other-1b"})).check_model(lm)
 
 
 def test_another_width_is_refused_in_one_line(lm: LanguageModel) -> None:
