@@ -19,6 +19,7 @@ from saescope.coders import save
 from saescope.errors import CoderError, ForeignCoderWarning, UsageError
 from saescope.evaluation import METRICS, Evaluation, Subject, evaluate, record
 from saescope.evaluation.cross_entropy import Predictions
+from saescope.evaluation.measurement import Measurement
 from saescope.lm import LanguageModel
 
 
@@ -79,6 +80,21 @@ def test_several_coders_get_the_numbers_each_gets_alone(lm: LanguageModel) -> No
         alone = evaluate(coder, lm, documents(), resamples=20)[0]
         assert alone.coder == both.coder
         assert alone.intervals == both.intervals
+
+
+def test_controls_share_the_sums_of_what_is_reconstructed(lm: LanguageModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[Measurement] = []
+    update = Measurement.update
+
+    def watched(self: Measurement, *given: Any) -> None:
+        made.append(self)
+        update(self, *given)
+
+    monkeypatch.setattr(Measurement, "update", watched)
+    evaluate(Subject(random_coder(threshold=1.0), reference()), lm, documents(), resamples=20)
+    rows = made[0].rows
+    assert len(rows) == 4
+    assert len({row.sums["moved"].data_ptr() for row in rows.values()}) == 1
 
 
 def test_each_coder_is_ablated_to_its_own_mean(lm: LanguageModel) -> None:

@@ -42,12 +42,14 @@ Activations = dict[str, Float[Tensor, "batch seq d"]]
 class Row:
     """A line of the table: a reconstructor and its running sums."""
 
-    def __init__(self, measured: Reconstructor, subject: Subject, n_documents: int) -> None:
+    def __init__(
+        self, measured: Reconstructor, subject: Subject, n_documents: int, same_x: DocumentSums | None = None
+    ) -> None:
         self.measured = measured
         self.slices = subject.coder.writes
         self.sums = DocumentSums(n_documents)
         self.reconstruction = ReconstructionSums(
-            subject.coder.d_out, self.sums, subject.training_mean(subject.coder.writes)
+            subject.coder.d_out, self.sums, subject.training_mean(subject.coder.writes), same_x
         )
         self.firing = FiringSums(decoder_norms(measured.coder), self.sums) if isinstance(measured, Coded) else None
 
@@ -100,7 +102,7 @@ class Measurement:
             if isinstance(control, Absent):
                 self.absent[name] = control.reason
             else:
-                self.rows[name] = Row(control, subject, n_documents)
+                self.rows[name] = Row(control, subject, n_documents, self.rows["coder"].sums)
         self.contexts = FeatureContexts(subject.coder.d_sae, n_contexts)
         # What stands in for the activations in the ablations; coders trained on other text have other means.
         self.constants = {"ce_zero": torch.zeros(subject.coder.d_out)}

@@ -27,12 +27,19 @@ _TINY = 1e-300
 class ReconstructionSums:
     """Accumulates x and x̂ of any number of batches.
 
-    shift [d]: the vector s above; None takes the first batch's mean. documents: where sums per document go as well.
+    shift [d]: the vector s above; None takes the first batch's mean. documents: where sums per document go as well. same_x:
+    the documents' sums of another reconstruction, which has been given the same x: its vectors are not summed again.
     """
 
-    def __init__(self, width: int, documents: DocumentSums, shift: Float[Tensor, "d"] | None = None) -> None:
+    def __init__(
+        self,
+        width: int,
+        documents: DocumentSums,
+        shift: Float[Tensor, "d"] | None = None,
+        same_x: DocumentSums | None = None,
+    ) -> None:
         self.n_tokens = self.n_spread = 0
-        self.documents = documents
+        self.documents, self.same_x = documents, same_x
         self.shift = None if shift is None else shift.detach().cpu().double()
         self.moved, self.moved2, self.error, self.error2 = (torch.zeros(width, dtype=torch.float64) for _ in range(4))
         self.norm2 = self.output2 = self.inner = self.cosine = self.ratio = self.legacy = 0.0
@@ -69,7 +76,10 @@ class ReconstructionSums:
         self.documents.count("tokens", document)
         self.documents.add("error2", document, error2)
         self.documents.add("moved2", document, moved2)
-        self.documents.add("moved", document, moved)
+        if self.same_x is None:
+            self.documents.add("moved", document, moved)
+        else:
+            self.documents.share("moved", self.same_x)
 
     @property
     def spread(self) -> Float[Tensor, "d"]:
