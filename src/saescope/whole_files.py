@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from saescope.errors import SaescopeError
 
@@ -25,3 +26,14 @@ def write_whole(path: Path, content: str | bytes) -> Path:
 def write_json(path: Path, content: Any) -> Path:
     """Write JSON by `write_whole`. NaN and infinity, which JSON has not, are a ValueError."""
     return write_whole(path, json.dumps(content, indent=1, allow_nan=False) + "\n")
+
+
+def reserve(file: IO[bytes], size: int) -> None:
+    """Give an open file `size` bytes more than it has, on the disk and not in name only. OSError where there is no room: a
+    mapped file that finds none later ends the process instead."""
+    file.flush()
+    start = file.tell()
+    if hasattr(os, "posix_fallocate"):
+        os.posix_fallocate(file.fileno(), start, size)
+    else:
+        file.truncate(start + size)

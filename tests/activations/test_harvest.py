@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import shutil
 import signal
 import subprocess
@@ -239,6 +240,20 @@ def test_a_complete_store_is_left_as_it_is(
     make(tmp_path / "s")
     assert runs == []
     assert content(tmp_path / "s") == before
+
+
+def test_a_harvest_begun_under_an_older_fingerprint_goes_on(make: Make, tmp_path: Path) -> None:
+    """Nothing can be said of such weights, so they are taken to be the same; the shards belong to the store as it was begun."""
+    with pytest.raises(KeyboardInterrupt):
+        make(tmp_path / "s", progress=stopping_after(1))
+    # Before a shard is written, the request in the manifest is all that names the store.
+    record = tmp_path / "s" / "manifest.json"
+    begun = json.loads(record.read_text())
+    begun["shards"], begun["request"]["model"]["weights"] = [], "0" * 64
+    record.write_text(json.dumps(begun))
+    store = make(tmp_path / "s")
+    assert store.manifest.request.model["weights"] == "0" * 64
+    assert store.shard(0).sequence_ids.numel()
 
 
 def test_another_arithmetic_does_not_continue(make: Make, tmp_path: Path) -> None:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -88,6 +90,37 @@ def test_a_full_disk_leaves_the_old_coder_and_nothing_else(folder: Path, monkeyp
     with pytest.raises(CoderError, match="No space left on device; nothing was left there"):
         save(small_coder("jumprelu", dtype=torch.float32, seed=3), folder)
     assert (folder / "sae_weights.safetensors").read_bytes() == before
+    assert [path.name for path in folder.parent.iterdir()] == ["coder"]
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, OSError(5, "Input/output error")])
+def test_a_coder_is_replaced_whole_or_not_at_all(
+    folder: Path, error: BaseException, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The old one goes only when the new one has its name."""
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    rename, rmtree = Path.rename, shutil.rmtree
+
+    def stopped(self: Path, target: Path) -> Path:
+        if self.name == ".coder.writing":
+            raise error
+        return rename(self, target)
+
+    def half(path: Path, **options: Any) -> None:
+        if path == folder:
+            (folder / "sae_weights.safetensors").unlink()
+            raise error
+        rmtree(path, **options)
+
+    monkeypatch.setattr(Path, "rename", stopped)
+    monkeypatch.setattr(shutil, "rmtree", half)
+    with pytest.raises((KeyboardInterrupt, CoderError)):
+        save(small_coder("jumprelu", dtype=torch.float32, seed=3), folder)
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+    assert [path.name for path in folder.parent.iterdir()] == ["coder"]
+    monkeypatch.undo()
+    save(small_coder("jumprelu", dtype=torch.float32, seed=3), folder)
+    assert (folder / "sae_weights.safetensors").read_bytes() != before["sae_weights.safetensors"]
     assert [path.name for path in folder.parent.iterdir()] == ["coder"]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import json
+import warnings
 import weakref
 from pathlib import Path
 from typing import Any
@@ -15,9 +16,10 @@ from transformers import PreTrainedTokenizerFast
 
 from saescope.activations import KeptRule
 from saescope.coders import save
-from saescope.errors import CoderError, UsageError
+from saescope.errors import CoderError, ForeignCoderWarning, UsageError
 from saescope.evaluation import METRICS, Evaluation, Subject, evaluate, record
 from saescope.evaluation.cross_entropy import Predictions
+from saescope.evaluation.measurement import Measurement
 from saescope.lm import LanguageModel
 
 
@@ -78,6 +80,33 @@ def test_several_coders_get_the_numbers_each_gets_alone(lm: LanguageModel) -> No
         alone = evaluate(coder, lm, documents(), resamples=20)[0]
         assert alone.coder == both.coder
         assert alone.intervals == both.intervals
+
+
+def test_controls_share_the_sums_of_what_is_reconstructed(lm: LanguageModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[Measurement] = []
+    update = Measurement.update
+
+    def watched(self: Measurement, *given: Any) -> None:
+        made.append(self)
+        update(self, *given)
+
+    monkeypatch.setattr(Measurement, "update", watched)
+    evaluate(Subject(random_coder(threshold=1.0), reference()), lm, documents(), resamples=20)
+    rows = made[0].rows
+    assert len(rows) == 4
+    assert len({row.sums["moved"].data_ptr() for row in rows.values()}) == 1
+
+
+def test_each_coder_is_ablated_to_its_own_mean(lm: LanguageModel) -> None:
+    """Coders of one place may come without a mean, or with that of other training text; none takes another's."""
+    means = [None, torch.full((D,), 0.1), torch.full((D,), -2.0)]
+    subjects = [Subject(random_coder(), {} if mean is None else {f"mean.{POINT}": mean}) for mean in means]
+    alone = [evaluate(subject, lm, documents(4), resamples=10)[0].coder["ce_mean"] for subject in subjects]
+    assert alone[0] is None
+    assert alone[1] != alone[2]
+    for order in ([0, 1, 2], [2, 1, 0]):
+        together = evaluate([subjects[index] for index in order], lm, documents(4), resamples=10)
+        assert [one.coder["ce_mean"] for one in together] == [alone[index] for index in order]
 
 
 def _numbers(evaluation: Evaluation) -> dict[str, float]:
@@ -183,9 +212,26 @@ def test_a_transcoder_is_spliced_where_it_writes(lm: LanguageModel) -> None:
 def test_another_model_is_refused_in_one_line(byte_tokenizer: PreTrainedTokenizerFast, lm: LanguageModel) -> None:
     coder = random_coder(model=lm.identity() | {"spec": "tiny"})
     evaluate(coder, lm, documents(), resamples=10)
+    # By the rule of an earlier version, nothing can be said of the weights.
+    evaluate(random_coder(model=lm.identity() | {"weights": "0" * 64}), lm, documents(), resamples=10)
     with pytest.raises(CoderError, match=r"was trained on tiny.*weights.*--model") as refusal:
         evaluate(coder, tiny_lm(byte_tokenizer, "other", 1), documents())
     assert "\n" not in str(refusal.value)
+
+
+def test_another_name_alone_is_a_warning(lm: LanguageModel) -> None:
+    """Files of other tools name their model and no more; its width is that of many."""
+    named = Subject(random_coder(model={"spec": "someone/other-1b"}))
+    with pytest.warns(
+        ForeignCoderWarning, match="coder random is by its files of someone/other-1b and is used with tiny"
+    ):
+        named.check_model(lm)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for spec in ("tiny", "someone/Tiny", "hf:someone/tiny@main", "/models/tiny/"):
+            Subject(random_coder(model={"spec": spec})).check_model(lm)
+        # Weights say more than a name does.
+        Subject(random_coder(model=lm.identity() | {"spec": "someone/other-1b"})).check_model(lm)
 
 
 def test_another_width_is_refused_in_one_line(lm: LanguageModel) -> None:

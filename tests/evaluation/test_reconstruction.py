@@ -11,6 +11,7 @@ from torch import Tensor
 
 from saescope.coders import Slice
 from saescope.errors import CoderError, ModelError
+from saescope.evaluation.bootstrap import intervals
 from saescope.evaluation.documents import DocumentSums
 from saescope.evaluation.reconstruction import ReconstructionSums
 
@@ -133,6 +134,31 @@ def test_how_the_text_is_cut_into_batches_changes_nothing(sizes: list[int], seed
     for name in whole.keys() - {"ev_batch_legacy"}:
         if sum(sizes) > 1:
             assert parts[name] == pytest.approx(whole[name], rel=1e-9), name
+
+
+def test_reconstructions_of_the_same_x_share_its_sums() -> None:
+    """Vectors per document are the largest sums there are, and each row of a table would have its own."""
+    x = some_x(60)
+    document = torch.arange(60) % 5
+    alone, owner, sharing = DocumentSums(5), DocumentSums(5), DocumentSums(5)
+    rows = [ReconstructionSums(D, alone), ReconstructionSums(D, owner), ReconstructionSums(D, sharing, same_x=owner)]
+    for part, where in zip(x.split(20), document.split(20), strict=True):
+        for scale, row in zip((0.5, 0.9, 0.5), rows, strict=True):
+            row.update(part, part * scale, where)
+    assert sharing["moved"].data_ptr() == owner["moved"].data_ptr()
+    assert torch.equal(sharing["moved"], alone["moved"])
+    assert intervals(sharing, resamples=50) == intervals(alone, resamples=50)
+    assert intervals(sharing, resamples=50) != intervals(owner, resamples=50)
+
+
+def test_a_batch_without_spread_says_nothing_of_it() -> None:
+    """One token, or equal ones, have no variance about their mean: a share of it would be minus infinity."""
+    x = some_x(40)
+    x_hat = random_coder()(x).detach()
+    alone, with_one = measure(x, x_hat), measure(torch.cat([x, x[:3]]), torch.cat([x_hat, x_hat[:3]]), [40, 1, 1, 1])
+    assert with_one["ev_batch_legacy"] == pytest.approx(alone["ev_batch_legacy"], rel=1e-12)
+    equal = x[:1].expand(7, -1)
+    assert measure(equal, equal / 2)["ev_batch_legacy"] is None
 
 
 def test_spread_keeps_its_digits_far_from_zero() -> None:

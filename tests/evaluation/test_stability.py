@@ -115,3 +115,11 @@ def test_as_a_part_coders_are_compared_with_those_of_other_seeds_only() -> None:
     dead = Setting(None, [], None, resamples=20, densities=(density, density))  # type: ignore[arg-type]
     assert measure([subject(UNITS), subject(halves)], dead)[0]["share"].found.value < 0.1
     assert measure([subject(UNITS), subject(halves)], setting)[0]["share"].found.value >= 0.5
+
+
+def test_a_coder_that_died_is_absent_with_its_reason_and_ends_nothing() -> None:
+    subjects = [Subject(coder_with(UNITS)), Subject(coder_with(UNITS))]
+    densities = (torch.ones(60), torch.zeros(60))
+    setting = Setting(None, [], None, resamples=20, densities=densities)  # type: ignore[arg-type]
+    for part in measure(subjects, setting):
+        assert "coder 1 has no latent that fires" in part.absent

@@ -11,7 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from filelock import FileLock
+from safetensors.torch import save_file
 from tests.measured import POINT, RULE, D, documents, tiny_lm
 from tests.training.conftest import MemorySource, planted
 from transformers import PreTrainedTokenizerFast
@@ -20,6 +22,7 @@ from saescope.errors import OccupiedError, UsageError
 from saescope.evaluation import ActivationCache, Part, Setting
 from saescope.evaluation.sweep import Cell, Sources, SweepConfig, frontier_of, sweep
 from saescope.reports import write_frontier
+from saescope.text import Corpus
 from saescope.training import TrainConfig
 
 GRID: dict[str, Any] = {
@@ -143,6 +146,21 @@ def test_parts_and_labelled_sets_may_come_later(
     # Left out again, what was measured stays.
     assert swept(setting, tmp_path / "s", parts=("probing", "effects"), **grid) == [record]
     assert len(asked) == 3
+    # Left out for coders that are new, one table would hold both.
+    with pytest.raises(OccupiedError, match=f"differs in tasks: it was probed with {tmp_path}"):
+        swept(setting, tmp_path / "s", parts=("probing", "effects"), **grid | {"l0s": (2, 4)})
+
+
+def test_a_coder_that_died_has_no_stability_and_ends_nothing(setting: Setting, tmp_path: Path) -> None:
+    swept(setting, tmp_path / "s", archs=("topk",), l0s=(2,))
+    path = tmp_path / "s" / "cells" / "topk-l0_2-d32-seed0.safetensors"
+    save_file({"density": torch.zeros(32)}, path)
+    records = swept(setting, tmp_path / "s", archs=("topk",), l0s=(2,), seeds=(0, 1))
+    for record in records:
+        assert record["parts"]["stability"]["absent"].startswith(
+            "coder 0 (topk-l0_2-d32-seed0) has no latent that fires"
+        )
+    assert write_frontier(records, tmp_path / "s")[0].exists()
 
 
 @pytest.mark.parametrize("stop_at", [1, 9])
@@ -170,12 +188,23 @@ def test_cells_are_grouped_by_memory() -> None:
     assert [len(group) for group in config.groups(config.cells(), {POINT: D}, 1)] == [1, 1, 1, 1]
 
 
-def test_other_settings_and_other_folders_are_refused_by_name(setting: Setting, tmp_path: Path) -> None:
+def test_other_settings_and_other_folders_are_refused_by_name(
+    setting: Setting, byte_tokenizer: PreTrainedTokenizerFast, tmp_path: Path
+) -> None:
+    text = tmp_path / "text.txt"
+    text.write_text("Other text.")
     swept(setting, tmp_path / "s", archs=("topk",), l0s=(2,))
     with pytest.raises(OccupiedError, match="differs in lr"):
         swept(setting, tmp_path / "s", archs=("topk",), l0s=(2,), lr=1e-3)
     with pytest.raises(OccupiedError, match="differs in the activations"):
         sweep(SweepConfig(**GRID), Watched().sources("others"), setting, tmp_path / "s", memory=1)
+    for changed, named in (
+        ({"corpus": Corpus.open(str(text))}, r"the text measured on \(corpus\)"),
+        ({"lm": tiny_lm(byte_tokenizer, "other", 1)}, "the model's weights"),
+        ({"seed": 1}, "the measurement's seed"),
+    ):
+        with pytest.raises(OccupiedError, match=f"differs in {named} "):
+            swept(dataclasses.replace(setting, **changed), tmp_path / "s", archs=("topk",), l0s=(2,))
     with FileLock(tmp_path / "s" / ".lock"), pytest.raises(OccupiedError, match="another process is at work"):
         swept(setting, tmp_path / "s", archs=("topk",), l0s=(2,))
     (tmp_path / "other").mkdir()

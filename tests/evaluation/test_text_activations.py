@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import errno
+import os
+import time
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -12,6 +16,7 @@ from transformers import PreTrainedTokenizerFast
 from saescope.activations import KeptRule
 from saescope.errors import SaescopeError, TextError
 from saescope.evaluation import ActivationCache
+from saescope.evaluation.text_activations import TextActivations
 from saescope.lm import LanguageModel
 
 TEXTS = [[1, 5, 9, 30], [7], [40, 41, 42, 43, 44, 45, 46], [8, 8], [300, 12, 77]]
@@ -77,7 +82,40 @@ def test_an_interrupted_run_leaves_nothing_that_passes_for_whole(
 
     with pytest.raises(KeyboardInterrupt):
         cache.of(TEXTS, POINTS, told)
-    assert not [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert {path.name for path in tmp_path.rglob("*") if path.is_file()} <= {".lock"}
+
+
+def test_a_folder_shared_by_two_commands_holds_whole_files(
+    lm: LanguageModel, byte_tokenizer: PreTrainedTokenizerFast, tmp_path: Path
+) -> None:
+    """The second begins while the first writes, and waits: were both to write, one could name the other's half."""
+    first, second = ActivationCache(lm, tmp_path, batch_tokens=4), ActivationCache(tiny_lm(byte_tokenizer), tmp_path)
+    ran: list[int] = []
+    with ThreadPoolExecutor(1) as threads:
+
+        def told(done: int, total: int) -> None:
+            if not waiting:
+                waiting.append(threads.submit(second.of, TEXTS, POINTS, lambda done, total: ran.append(done)))
+                time.sleep(0.3)
+
+        waiting: list[Future[TextActivations]] = []
+        found = first.of(TEXTS, POINTS, told)
+        other = waiting[0].result(10)
+    assert not ran
+    for point in POINTS:
+        assert torch.equal(found.values[point], other.values[point])
+
+
+def test_a_full_disk_is_one_line(lm: LanguageModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Seen before anything is mapped: later, the process would be ended by a signal."""
+
+    def full(file: int, start: int, size: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "posix_fallocate", full, raising=False)
+    with pytest.raises(SaescopeError, match=r"cannot keep activations in .*: No space left on device"):
+        ActivationCache(lm, tmp_path).of(TEXTS, POINTS)
+    assert not list(tmp_path.rglob("*.writing"))
 
 
 def test_a_temporary_folder_goes_with_the_cache(lm: LanguageModel) -> None:

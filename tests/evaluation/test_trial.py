@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from tests.evaluation.known import config
 
 from saescope import cli
+from saescope.cli import synthetic
 from saescope.errors import OccupiedError, UsageError
 from saescope.evaluation.synthetic import METRICS, TrialRequest, trial
+from saescope.evaluation.synthetic.recovery import Recovery, recovery
 from saescope.training import Progress, Watcher
 
 
@@ -92,6 +97,24 @@ def test_an_interrupted_trial_goes_on_to_the_same_numbers(done: tuple[Path, dict
     for coder in (*again["coders"], *done[1]["coders"]):
         coder.pop("run_seconds", None)
     assert again == done[1]
+
+
+def test_a_coder_that_died_has_no_stability_and_ends_nothing(
+    done: tuple[Path, dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "out"
+    shutil.copytree(done[0], out)
+    (out / "synthetic.json").unlink()
+
+    def dead(*given: Any, **options: Any) -> Recovery:
+        found = recovery(*given, **options)
+        return replace(found, density=torch.zeros_like(found.density))
+
+    monkeypatch.setitem(trial.__globals__, "recovery", dead)
+    record = trial(request(), out)
+    for kind in record["by_arch"]:
+        assert "has no latent that fires" in kind["stability"]["absent"]
+    assert synthetic._table(record).row_count
 
 
 @pytest.mark.parametrize(

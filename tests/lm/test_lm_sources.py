@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -16,6 +17,7 @@ from torch import nn
 
 from saescope.errors import ModelError, SaescopeError, UsageError
 from saescope.lm import LanguageModel, resolve_device, resolve_dtype
+from saescope.lm.identity import comparable, weights_differ, weights_fingerprint
 
 
 @pytest.fixture
@@ -229,6 +231,44 @@ def test_another_model_has_another_identity(
     else:
         assert other.identity()["weights"] != base["weights"]
         assert other.identity()["tokenizer"] == base["tokenizer"]
+
+
+def test_what_a_library_adds_to_a_config_changes_nothing(build_lm: Callable[..., LanguageModel]) -> None:
+    """One version of transformers writes defaults that the next leaves out, and spells the rotary base in another way."""
+    lm = build_lm("llama")
+    config = copy.deepcopy(lm.hf_model.config)
+    before = weights_fingerprint(lm.hf_model, config)
+    assert before.startswith("2:")
+    config.torchscript, config.top_k, config.pruned_heads, config.use_cache = False, 50, {}, False
+    assert weights_fingerprint(lm.hf_model, config) == before
+    # As versions before 5 have it.
+    base = config.rope_parameters["rope_theta"]
+    config.rope_parameters = None
+    config.rope_theta = int(base)
+    assert weights_fingerprint(lm.hf_model, config) == before
+    config.rope_theta = 2 * base
+    assert weights_fingerprint(lm.hf_model, config) != before
+    config.rope_theta = base
+    config.hidden_act = "relu"
+    assert weights_fingerprint(lm.hf_model, config) != before
+
+
+def test_only_fingerprints_by_one_rule_are_compared() -> None:
+    assert weights_differ("2:aa", "2:bb")
+    assert weights_differ("aa", "bb")
+    assert not weights_differ("2:aa", "2:aa")
+    for one, other in (("2:aa", "bb"), ("2:aa", "3:bb"), (None, "2:aa"), ("2:aa", None), (None, None)):
+        assert not weights_differ(one, other)
+
+    def equal(one: str, other: str, **changed: object) -> bool:
+        records = ({"model": {"weights": one, "layers": 2}, "seed": 0}, {"model": {"weights": other, "layers": 2}})
+        mine, theirs = comparable(records[0], records[1] | {"seed": 0} | changed)
+        return mine == theirs
+
+    assert equal("2:aa", "bb")
+    assert not equal("2:aa", "2:bb")
+    assert not equal("2:aa", "bb", seed=1)
+    assert not equal("2:aa", "bb", model={"layers": 3})
 
 
 @pytest.mark.real

@@ -101,7 +101,8 @@ def harvest(
             return Store.open(out)
         _check_environment(location, begun, lm)
         _remove_partial(location)
-        _Harvest(lm, corpus, request, location, progress).run(begun)
+        # As it was begun: shards name the request they are of, the words for its model included.
+        _Harvest(lm, corpus, begun.request if begun else request, location, progress).run(begun)
     return Store.open(out)
 
 

@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from saescope.activations.exclusions import KeptRule
 from saescope.activations.shards import SPLITS
 from saescope.errors import StoreError
+from saescope.lm.identity import comparable
 
 SCHEMA = 1
 MANIFEST = "manifest.json"
@@ -78,7 +79,7 @@ class Request(_Record):
 
     def differences(self, other: Request) -> list[str]:
         """Names of what differs. Where the model came from is not compared, only what it is."""
-        mine, theirs = self.model_dump(), other.model_dump()
+        mine, theirs = comparable(self.model_dump(), other.model_dump())
         for request in (mine, theirs):
             request["model"] = without_origin(request["model"])
             request["points"] = list(request["points"].items())

@@ -15,6 +15,7 @@ from torch import Tensor
 from saescope.activations.exclusions import KeptRule
 from saescope.activations.statistics import PointStatistics
 from saescope.errors import StoreError, UsageError
+from saescope.lm.identity import comparable
 
 
 @dataclass(frozen=True)
@@ -128,7 +129,7 @@ class SteppedStream(ABC):
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """The next batch is the one that would have come next; StoreError for the state of another stream."""
-        mine, theirs = self._description(), dict(state.get("stream", {}))
+        mine, theirs = comparable(self._description(), state.get("stream", {}))
         if different := [key for key in mine if mine[key] != theirs.get(key)]:
             raise StoreError(
                 f"the saved position is of another stream (different {', '.join(different)}); "

@@ -21,6 +21,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+# Commands that keep what they have done, and begin behind it when they are given again.
+_GOES_ON = {"demo", "harvest", "train", "sweep", "synthetic", "index", "label"}
+_GOES_ON_SAID = "; the same command goes on from where it stopped"
 
 
 @app.callback()
@@ -88,8 +91,7 @@ def _run() -> int:
         _complain(str(error))
         return error.exit_code
     except KeyboardInterrupt:
-        _complain("interrupted; the same command goes on from where it stopped")
-        return 130
+        code = 130
     except BrokenPipeError:
         # The reader (head, less) has gone; there is no one left to tell.
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115
@@ -104,7 +106,15 @@ def _run() -> int:
             raise
         _complain(f"{error.format_message()} See saescope --help.")
         return int(error.exit_code)
+    if code == 130:
+        # Where typer has caught the interruption itself, the code is all that it leaves of it.
+        _complain(f"interrupted{_GOES_ON_SAID if _command() in _GOES_ON else ''}")
     return code if isinstance(code, int) else 0
+
+
+def _command() -> str:
+    """The name of the command that was typed."""
+    return next((word for word in sys.argv[1:] if not word.startswith("-")), "")
 
 
 def _leave(code: int) -> NoReturn:

@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
+
+from saescope.errors import SaescopeError
+
+if TYPE_CHECKING:
+    from saescope.evaluation import Convention, Part, PartKind
 
 _EXAMPLE = "Example: saescope eval runs/first/coder --corpus demo --out runs/first/eval"
 
@@ -78,6 +84,7 @@ def evaluate(
     from saescope.cli.listed import listed
     from saescope.cli.progress import stage_bar
     from saescope.cli.tables import parts_table, results_table
+    from saescope.evaluation.probing import read_labelled_sets
     from saescope.lm import LanguageModel
     from saescope.text import Corpus
 
@@ -88,11 +95,17 @@ def evaluate(
     subjects = [evaluation.Subject.of(folder) for folder in coders]
     opened = Store.open(store) if store is not None else None
     text = Corpus.open(corpus, text_field=text_field, messages_field=messages_field)
+    if tasks is not None:
+        # Read again where they are measured; a mistake in them is not worth a run of the model.
+        read_labelled_sets(tasks)
     lm = LanguageModel.load(model or subjects[0].model_spec(), dtype=dtype, device=device)
     with stage_bar(silent=as_json) as progress:
         found = evaluation.evaluate(
             subjects, lm, text, max_tokens=tokens or None, ce_tokens=ce_tokens or None, seed=seed, progress=progress
         )
+        if out is not None and (opened is not None or kinds or rules):
+            # What follows takes long and may fail, and this stays.
+            reports.write_report(found, out, lm.tokenizer)
         if opened is not None:
             found = evaluation.contexts_from_store(found, subjects, opened, progress)
         if kinds or rules:
@@ -106,12 +119,15 @@ def evaluate(
                 densities=tuple(one.density for one in found),
                 progress=progress,
             )
-            own = evaluation.measure_parts(kinds, subjects, setting)
-            others = [evaluation.measure_as(rule, subjects, setting, ce_tokens or None) for rule in rules]
-            found = [
-                one.with_parts([*parts, *(parts_as[place] for parts_as in others)])
-                for place, (one, parts) in enumerate(zip(found, own, strict=True))
-            ]
+
+            def measured(what: PartKind | Convention) -> list[Part]:
+                if isinstance(what, evaluation.PartKind):
+                    return [part for (part,) in evaluation.measure_parts([what], subjects, setting)]
+                return evaluation.measure_as(what, subjects, setting, ce_tokens or None)
+
+            wanted: list[PartKind | Convention] = [*kinds, *rules]
+            of_parts = [_or_absent(what, measured, len(found)) for what in wanted]
+            found = [one.with_parts(list(parts)) for one, parts in zip(found, zip(*of_parts, strict=True), strict=True)]
     report = reports.write_report(found, out, lm.tokenizer) if out is not None else None
     if as_json:
         typer.echo(json.dumps(evaluation.record(found), indent=1, allow_nan=False))
@@ -126,3 +142,15 @@ def evaluate(
         console.print(
             f"Every number is in {report.with_name(reports.METRICS_FILE)}; open {report} in a browser.", markup=False
         )
+
+
+def _or_absent(
+    what: PartKind | Convention, measured: Callable[[PartKind | Convention], list[Part]], n_coders: int
+) -> list[Part]:
+    """A part for each coder, or why there is none: one that cannot be measured does not take the others along."""
+    try:
+        return measured(what)
+    except SaescopeError as error:
+        from saescope.evaluation import Part
+
+        return [Part(what.name, what.title, absent=str(error))] * n_coders

@@ -79,6 +79,7 @@ def sweep(
     from saescope import evaluation, reports
     from saescope.activations import Store, StoreStream, parse_bytes
     from saescope.cli.progress import stage_bar
+    from saescope.evaluation.probing import read_labelled_sets
     from saescope.evaluation.sweep import Sources, SweepConfig
     from saescope.evaluation.sweep import sweep as run
     from saescope.lm import LanguageModel, resolve_device
@@ -110,6 +111,9 @@ def sweep(
         ce_tokens=ce_tokens or None,
         examples=examples,
     )
+    if tasks is not None:
+        # A mistake in them is to be heard of before hours of training.
+        read_labelled_sets(tasks)
     lm = LanguageModel.load(model or str(opened.provenance()["model"]["spec"]), device=device)
     text = Corpus.open(corpus)
 

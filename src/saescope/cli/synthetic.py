@@ -98,7 +98,9 @@ def _table(record: dict[str, Any]) -> Table:
     controls = dict(record["controls"])
     table.add_row("[dim]oracle[/]", *_cells(controls.pop("oracle")))
     for kind in record["by_arch"]:
+        # Lacks with one seed, and holds no number where a coder of a seed has died.
         stable = kind.get("stability")
+        stable = None if stable is None or "absent" in stable else stable
         table.add_row(
             f"[bold]{escape(kind['name'])}[/]",
             *_cells(kind["mean"]),

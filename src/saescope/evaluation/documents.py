@@ -25,6 +25,10 @@ class DocumentSums:
         """Add one for every token."""
         self.add(name, document, torch.ones(document.shape[0], dtype=torch.float64))
 
+    def share(self, name: str, other: DocumentSums) -> None:
+        """Have sums of that name in common with `other`, which adds to them."""
+        self._sums[name] = other[name]
+
     def __getitem__(self, name: str) -> Float[Tensor, "documents ..."]:
         return self._sums[name]
 

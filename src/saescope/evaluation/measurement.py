@@ -42,12 +42,14 @@ Activations = dict[str, Float[Tensor, "batch seq d"]]
 class Row:
     """A line of the table: a reconstructor and its running sums."""
 
-    def __init__(self, measured: Reconstructor, subject: Subject, n_documents: int) -> None:
+    def __init__(
+        self, measured: Reconstructor, subject: Subject, n_documents: int, same_x: DocumentSums | None = None
+    ) -> None:
         self.measured = measured
         self.slices = subject.coder.writes
         self.sums = DocumentSums(n_documents)
         self.reconstruction = ReconstructionSums(
-            subject.coder.d_out, self.sums, subject.training_mean(subject.coder.writes)
+            subject.coder.d_out, self.sums, subject.training_mean(subject.coder.writes), same_x
         )
         self.firing = FiringSums(decoder_norms(measured.coder), self.sums) if isinstance(measured, Coded) else None
 
@@ -100,9 +102,13 @@ class Measurement:
             if isinstance(control, Absent):
                 self.absent[name] = control.reason
             else:
-                self.rows[name] = Row(control, subject, n_documents)
+                self.rows[name] = Row(control, subject, n_documents, self.rows["coder"].sums)
         self.contexts = FeatureContexts(subject.coder.d_sae, n_contexts)
-        self.mean = subject.training_mean(subject.coder.writes)
+        # What stands in for the activations in the ablations; coders trained on other text have other means.
+        self.constants = {"ce_zero": torch.zeros(subject.coder.d_out)}
+        mean = subject.training_mean(subject.coder.writes)
+        if mean is not None:
+            self.constants["ce_mean"] = mean.cpu()
         self.excluded = {"special": 0, "sink": 0}
 
     def count_excluded(self, left_out: Exclusions) -> None:
@@ -117,19 +123,22 @@ class Measurement:
         kept: Bool[Tensor, "batch seq"],
         predictions: Predictions | None,
         spliced: SplicedRuns,
-        ablated: dict[str, Float[Tensor, "n"]],
+        ablated: dict[bytes, Float[Tensor, "n"]],
     ) -> None:
-        """Add a batch. `ablated`: CE of the ablations at this coder's writes, filled by the first coder that needs it."""
+        """Add a batch. `ablated`: CE with a constant at this coder's writes, by the constant's bytes: filled by the first coder
+        that needs one."""
         coder = self.subject.coder
         x = torch.cat([activations[part.point][kept] for part in coder.reads], 1).float()
         y = torch.cat([activations[part.point][kept] for part in coder.writes], 1).float()
         document = passages.document[kept.cpu()]
-        if predictions is not None and predictions.target.numel() and not ablated:
-            ablated["ce_zero"] = predictions.cross_entropy(spliced.logits(coder, kept, torch.zeros_like(y)))
-            if self.mean is not None:
-                ablated["ce_mean"] = predictions.cross_entropy(
-                    spliced.logits(coder, kept, self.mean.to(y).expand_as(y))
-                )
+        constant: dict[str, Float[Tensor, "n"]] = {}
+        if predictions is not None and predictions.target.numel():
+            for key, value in self.constants.items():
+                of_value = value.numpy().tobytes()
+                if of_value not in ablated:
+                    replaced = spliced.logits(coder, kept, value.to(y).expand_as(y))
+                    ablated[of_value] = predictions.cross_entropy(replaced)
+                constant[key] = ablated[of_value]
         for name, row in self.rows.items():
             output = row.measured.reconstruct(x, y)
             row.reconstruction.update(y, output.x_hat, document)
@@ -140,7 +149,7 @@ class Measurement:
             if predictions is not None and predictions.target.numel():
                 ce, kl = predictions.compare(spliced.logits(coder, kept, output.x_hat))
                 row.sums.count("targets", predictions.document)
-                losses = {"ce_orig": predictions.ce, "ce": ce, "kl": kl, **ablated}
+                losses = {"ce_orig": predictions.ce, "ce": ce, "kl": kl, **constant}
                 for key, values in losses.items():
                     row.sums.add(key, predictions.document, values)
 

@@ -27,12 +27,19 @@ _TINY = 1e-300
 class ReconstructionSums:
     """Accumulates x and x̂ of any number of batches.
 
-    shift [d]: the vector s above; None takes the first batch's mean. documents: where sums per document go as well.
+    shift [d]: the vector s above; None takes the first batch's mean. documents: where sums per document go as well. same_x:
+    the documents' sums of another reconstruction, which has been given the same x: its vectors are not summed again.
     """
 
-    def __init__(self, width: int, documents: DocumentSums, shift: Float[Tensor, "d"] | None = None) -> None:
-        self.n_tokens = 0
-        self.documents = documents
+    def __init__(
+        self,
+        width: int,
+        documents: DocumentSums,
+        shift: Float[Tensor, "d"] | None = None,
+        same_x: DocumentSums | None = None,
+    ) -> None:
+        self.n_tokens = self.n_spread = 0
+        self.documents, self.same_x = documents, same_x
         self.shift = None if shift is None else shift.detach().cpu().double()
         self.moved, self.moved2, self.error, self.error2 = (torch.zeros(width, dtype=torch.float64) for _ in range(4))
         self.norm2 = self.output2 = self.inner = self.cosine = self.ratio = self.legacy = 0.0
@@ -62,11 +69,17 @@ class ReconstructionSums:
         self.inner += float(inner.sum())
         self.cosine += float((inner / (norm * output).clamp(min=_TINY)).sum())
         self.ratio += float((output / norm.clamp(min=_TINY)).sum())
-        self.legacy += float((1 - error2 / spread.clamp(min=_TINY)).sum())
+        # A batch of one token, or of equal ones, has no spread to explain.
+        spread_out = spread > 0
+        self.n_spread += int(spread_out.sum())
+        self.legacy += float((1 - error2[spread_out] / spread[spread_out]).sum())
         self.documents.count("tokens", document)
         self.documents.add("error2", document, error2)
         self.documents.add("moved2", document, moved2)
-        self.documents.add("moved", document, moved)
+        if self.same_x is None:
+            self.documents.add("moved", document, moved)
+        else:
+            self.documents.share("moved", self.same_x)
 
     @property
     def spread(self) -> Float[Tensor, "d"]:
@@ -91,7 +104,7 @@ class ReconstructionSums:
             "cosine": self.cosine / n,
             "l2_ratio": self.ratio / n,
             "reconstruction_bias": _ratio(self.output2, self.inner),
-            "ev_batch_legacy": self.legacy / n,
+            "ev_batch_legacy": _ratio(self.legacy, self.n_spread),
             "ev_uncentered": _one_minus(_ratio(error2, self.norm2)),
             "ev_dl": _one_minus(_ratio(error_variance, spread)),
         }

@@ -239,7 +239,7 @@ def _measure_batch(
         # Probabilities over the vocabulary are the largest thing here, so there are never those of two rules.
         predictions = None
         predictions = None if run.logits is None else Predictions.of(run.logits, passages, kept)
-        ablated: dict[tuple[str, ...], dict[str, Float[Tensor, "n"]]] = {}
+        ablated: dict[tuple[str, ...], dict[bytes, Float[Tensor, "n"]]] = {}
         for measurement in (measurements[index] for index in indices):
             writes = tuple(part.point for part in measurement.subject.coder.writes)
             measurement.count_excluded(left_out)

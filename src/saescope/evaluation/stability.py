@@ -109,10 +109,19 @@ def measure(subjects: Sequence[Subject], setting: Setting) -> list[Part]:
             found[key] = Part(NAME, TITLE, absent=reason)
             continue
         known = [densities[id(member)] for member in members] if densities else None
-        record = stability([member.coder for member in members], known, resamples=setting.resamples, seed=setting.seed)
-        found[key] = part_of(record)
+        found[key] = compared([member.coder for member in members], known, setting)
     setting.progress("stability", len(families), len(families))
     return [found[_family(subject.coder)] for subject in subjects]
+
+
+def compared(
+    coders: Sequence[SparseCoder], densities: Sequence[Float[Tensor, "d_sae"]] | None, setting: Setting
+) -> Part:
+    """`stability` as a part of the suite; absent where a coder has no live latent."""
+    try:
+        return part_of(stability(coders, densities, resamples=setting.resamples, seed=setting.seed))
+    except CoderError as error:
+        return Part(NAME, TITLE, absent=str(error))
 
 
 def part_of(record: dict[str, Any]) -> Part:
@@ -197,7 +206,8 @@ def _live(coders: Sequence[SparseCoder], densities: Sequence[Tensor] | None) -> 
     live = [density.cpu() > 0 for density in densities]
     for number, kept in enumerate(live):
         if not bool(kept.any()):
-            raise CoderError(f"coder {number} has no latent that fires; there is nothing to compare")
+            name = f" ({coders[number].metadata.name})" if coders[number].metadata.name else ""
+            raise CoderError(f"coder {number}{name} has no latent that fires; there is nothing to compare")
     return live
 
 

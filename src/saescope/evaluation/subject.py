@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import operator
+import warnings
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,8 +14,9 @@ from torch import Tensor
 
 from saescope.activations import KeptRule
 from saescope.coders import Slice, SparseCoder, load, load_reference
-from saescope.errors import CoderError, UsageError
+from saescope.errors import CoderError, ForeignCoderWarning, UsageError
 from saescope.lm import LanguageModel
+from saescope.lm.identity import weights_differ
 from saescope.text import SequenceOptions
 
 
@@ -85,10 +88,12 @@ class Subject:
         return self.kept_rule() or KeptRule.measured(tokens.to(device), own, special_ids)
 
     def check_model(self, lm: LanguageModel) -> None:
-        """CoderError, in one line, unless `lm` is the model this coder was trained on, as far as it says."""
+        """CoderError, in one line, unless `lm` is the model this coder was trained on, as far as it says.
+        ForeignCoderWarning where all that it says is a name, and that is another."""
         trained, given = self.coder.metadata.model, lm.identity()
         for key in ("architecture", "n_layers", "d_model", "vocab_size", "weights", "tokenizer"):
-            if trained.get(key) is not None and trained[key] != given[key]:
+            other = weights_differ if key == "weights" else operator.ne
+            if trained.get(key) is not None and other(trained[key], given[key]):
                 raise CoderError(
                     f"coder {self.name} was trained on {trained.get('spec') or trained.get('name')} "
                     f"({key} {_short(trained[key])}), {lm.spec} has {key} {_short(given[key])}; give its own with --model"
@@ -100,6 +105,20 @@ class Subject:
                     f"coder {self.name} takes {part.point} of width {part.width}, {lm.spec} has {width} there; "
                     "give the model it was trained on with --model"
                 )
+        # Widths agree between many models, and files of other tools have no more than a name to tell them by.
+        spec = trained.get("spec")
+        if spec and trained.get("weights") is None and _last(spec) not in (_last(lm.spec), _last(given["name"])):
+            warnings.warn(
+                f"coder {self.name} is by its files of {spec} and is used with {lm.spec}, taken to be the same model",
+                ForeignCoderWarning,
+                stacklevel=2,
+            )
+
+
+def _last(spec: object) -> str:
+    """The letters and figures of a model's own name: owners, folders, revisions and hyphens come and go."""
+    name = str(spec).rstrip("/").rsplit("/", 1)[-1].split("@")[0]
+    return "".join(filter(str.isalnum, name)).lower()
 
 
 def _short(value: object) -> str:

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from filelock import FileLock
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
@@ -24,6 +25,7 @@ from saescope.activations import KeptRule
 from saescope.errors import SaescopeError, TextError
 from saescope.evaluation.subject import Subject
 from saescope.lm import LanguageModel
+from saescope.whole_files import reserve
 
 # Tokens of one run, padding included.
 _BATCH_TOKENS = 8192
@@ -90,9 +92,8 @@ class ActivationCache:
         owner = torch.repeat_interleave(torch.arange(len(texts)), lengths)
         position = torch.arange(tokens.numel()) - pointers[owner]
         folder = self.folder / self._key(tokens, pointers)
-        missing = [point for point in dict.fromkeys(points) if not self._file(folder, point).exists()]
-        if missing:
-            self._run(tokens, pointers, missing, folder, told or (lambda done, total: None))
+        if self._missing(folder, points):
+            self._run(tokens, pointers, points, folder, told or (lambda done, total: None))
         values = {point: self._mapped(folder, point, tokens.numel()) for point in points}
         return TextActivations(tokens, owner, position, pointers, values)
 
@@ -107,6 +108,9 @@ class ActivationCache:
     def _file(folder: Path, point: str) -> Path:
         return folder / f"{point}.bin"
 
+    def _missing(self, folder: Path, points: Sequence[str]) -> list[str]:
+        return [point for point in dict.fromkeys(points) if not self._file(folder, point).exists()]
+
     def _mapped(self, folder: Path, point: str, rows: int) -> Float[Tensor, "rows d"]:
         width = self.lm.width(point)
         path = self._file(folder, point)
@@ -119,19 +123,31 @@ class ActivationCache:
         self,
         tokens: Int[Tensor, "rows"],
         pointers: Int[Tensor, "texts_plus_one"],
+        points: Sequence[str],
+        folder: Path,
+        told: Told,
+    ) -> None:
+        """Run the texts for the points that have no file yet; one process at a time, the others wait for its files."""
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            with FileLock(folder / ".lock"):
+                # Another process may have written some of them meanwhile.
+                if missing := self._missing(folder, points):
+                    self._write(tokens, pointers, missing, folder, told)
+        except OSError as error:
+            raise SaescopeError(f"cannot keep activations in {folder}: {error.strerror or error}") from None
+
+    def _write(
+        self,
+        tokens: Int[Tensor, "rows"],
+        pointers: Int[Tensor, "texts_plus_one"],
         points: list[str],
         folder: Path,
         told: Told,
     ) -> None:
         writing = {point: folder / f".{point}.writing" for point in points}
         try:
-            folder.mkdir(parents=True, exist_ok=True)
-            files = {}
-            for point, path in writing.items():
-                path.unlink(missing_ok=True)
-                size = tokens.numel() * self.lm.width(point)
-                files[point] = torch.from_file(str(path), shared=True, size=size, dtype=self.lm.dtype)
-                files[point] = files[point].view(tokens.numel(), -1)
+            files = {point: self._new(path, tokens.numel(), self.lm.width(point)) for point, path in writing.items()}
             done = 0
             for batch in self._batches(pointers):
                 self._run_batch(batch, tokens, pointers, files)
@@ -140,12 +156,16 @@ class ActivationCache:
             del files
             for point, path in writing.items():
                 path.replace(self._file(folder, point))
-        except OSError as error:
-            raise SaescopeError(f"cannot keep activations in {folder}: {error.strerror or error}") from None
         finally:
             with suppress(OSError):
                 for path in writing.values():
                     path.unlink(missing_ok=True)
+
+    def _new(self, path: Path, rows: int, width: int) -> Float[Tensor, "rows d"]:
+        """A new file of that many rows, mapped. OSError where the disk has no room for it."""
+        with path.open("wb") as file:
+            reserve(file, rows * width * self.lm.dtype.itemsize)
+        return torch.from_file(str(path), shared=True, size=rows * width, dtype=self.lm.dtype).view(rows, width)
 
     def _batches(self, pointers: Int[Tensor, "texts_plus_one"]) -> list[list[int]]:
         """Texts of about equal length together, so that little padding is run."""

@@ -14,6 +14,7 @@ from saescope.coders import SparseCoder
 from saescope.errors import CoderError
 from saescope.features.contexts import WINDOW, ContextTable, FeatureContexts
 from saescope.features.passages import Passages
+from saescope.lm.identity import weights_differ
 
 # Rows encoded at once; a batch is whole sequences.
 _ROWS = 8192
@@ -62,7 +63,7 @@ def check_weights(coder: SparseCoder, model: Mapping[str, Any], holder: str) -> 
     """CoderError where a coder records a model of other weights than `model`, a `LanguageModel.identity()`. holder: whose
     it is, for the message."""
     trained = coder.metadata.model
-    if None not in (trained.get("weights"), model.get("weights")) and trained["weights"] != model["weights"]:
+    if weights_differ(trained.get("weights"), model.get("weights")):
         raise CoderError(
             f"coder {coder.metadata.name or 'given'} was trained on {trained.get('spec') or trained.get('name')}, "
             f"{holder} is of {model.get('spec') or model.get('name')}, whose weights are others; give its own model's"

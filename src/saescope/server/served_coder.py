@@ -19,6 +19,7 @@ from saescope.features.index.sources import sources_of
 from saescope.features.labels import read_labels
 from saescope.features.search import MeaningSearch
 from saescope.lm import LanguageModel
+from saescope.lm.identity import weights_differ
 from saescope.server.browse import FeatureTable
 from saescope.server.labels import AutomaticLabels, automatic_labels, labels_version
 from saescope.server.people import People
@@ -146,7 +147,7 @@ class ServedCoder:
         """Why the coder cannot be run on text with the model of that spec, as far as can be said without loading anything;
         empty where it can."""
         own = self.index.manifest.model
-        other = own.get("weights") not in (None, lm.identity()["weights"]) if lm is not None else False
+        other = lm is not None and weights_differ(own.get("weights"), lm.identity()["weights"])
         if other or (lm is None and spec and own.get("spec") not in (None, spec)):
             return (
                 f"it is a coder of {own.get('spec') or own.get('name')}, the server has {lm.spec if lm else spec}; "

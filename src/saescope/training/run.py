@@ -27,6 +27,7 @@ from saescope.coders import SparseCoder, load, save
 from saescope.errors import OccupiedError, TrainingError, UsageError, nearest
 from saescope.kernels import recycling
 from saescope.lm import has_native_bf16
+from saescope.lm.identity import comparable
 from saescope.training.checkpoint import Checkpoints, conditions
 from saescope.training.config import TrainConfig
 from saescope.training.journal import open_loggers, read_lines, thinned
@@ -82,7 +83,8 @@ def claim(out: Path, config: TrainConfig, provenance: dict[str, Any]) -> bool:
             raise OccupiedError(
                 f"{out} holds a run of another configuration (see {out / CONFIG}); choose another --out"
             )
-        if found.get("source") != json.loads(json.dumps(provenance)):
+        begun, now = comparable(found.get("source") or {}, json.loads(json.dumps(provenance)))
+        if begun != now:
             raise OccupiedError(f"{out} holds a run on other activations (see {out / RUN}); choose another --out")
         return bool(found.get("complete"))
     try:

@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 
 from saescope import cli
 from saescope.coders import FORMATS, load
-from saescope.errors import CoderError, ForeignCoderWarning, UsageError
+from saescope.errors import CoderError, ForeignCoderWarning, OccupiedError, UsageError
 
 DOCS = Path(__file__).parents[3] / "docs" / "formats.md"
 
@@ -77,6 +77,7 @@ def test_options_reach_the_reader(tmp_path: Path) -> None:
             "reads = 'somewhere' is not a hook point",
         ),
         ([FIXTURES / "sae_lens" / "scaled_standard", "b"], CoderError, "--input-scale"),
+        ([FIXTURES / "sae_lens" / "topk", "."], OccupiedError, ". is the folder you are in"),
         ([FIXTURES / "sae_lens" / "topk", "b", "--from", "sparsify"], CoderError, "sae.safetensors is missing"),
     ],
 )

@@ -75,7 +75,8 @@ def loaded(folder: Path) -> SparseCoder:
     written = any(
         word in json.dumps([path.read_text() for path in folder.glob("cfg.json")]) for word in ("transcode", "d_out")
     )
-    return load(folder, reads="mlp_in.3", writes="mlp_out.3" if written else None, layer=8)
+    layer = 8 if (folder / "8.pt").exists() else None
+    return load(folder, reads="mlp_in.3", writes="mlp_out.3" if written else None, layer=layer)
 
 
 def numbers(coder: SparseCoder) -> tuple[Tensor, Tensor]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -39,6 +40,27 @@ def same_numbers(one: SparseCoder, other: SparseCoder, tolerance: float = 2e-5) 
     a, b = one.encode(X[:, : one.d_in]), other.encode(X[:, : one.d_in])
     torch.testing.assert_close(a.dense(), b.dense(), rtol=0, atol=tolerance * float(a.values.abs().max()))
     torch.testing.assert_close(one(X[:, : one.d_in]), other(X[:, : one.d_in]), rtol=0, atol=tolerance * 10)
+
+
+@pytest.mark.parametrize("name", ["saescope", "sae_lens", "dictionary_learning", "sparsify"])
+@pytest.mark.parametrize(
+    ("given", "named"),
+    [
+        ({"input_scale": 0.05}, "input_scale"),
+        ({"layer": 14, "input_scale": 0.05}, "layer and input_scale"),
+        ({"writes": "mlp_out.3"}, "writes"),
+    ],
+)
+def test_what_the_files_settle_is_not_to_be_given(name: str, given: dict[str, Any], named: str, tmp_path: Path) -> None:
+    """Passed over in silence, a scale or a place would seem to have been heeded."""
+    export(small_coder("topk"), tmp_path / "coder", name)
+    reads = load(tmp_path / "coder", reads="resid_post.2").reads[0].point
+    assert reads == "resid_post.2"
+    if (name, named) == ("saescope", "writes"):
+        assert load(tmp_path / "coder", **given).writes[0].point == "mlp_out.3"
+        return
+    with pytest.raises(UsageError, match=rf"is {name}, whose files settle {named}; leave {named} out"):
+        load(tmp_path / "coder", reads="resid_post.2", **given)
 
 
 @pytest.mark.parametrize("name", SAME)

@@ -480,7 +480,7 @@ def test_a_store_of_other_points_is_refused(store: Store, tmp_path: Path) -> Non
 
 def test_a_coder_of_another_model_is_refused(store: Store, tmp_path: Path) -> None:
     other = tiny_coder()
-    other.metadata.model = {**store.manifest.request.model, "spec": "another", "weights": "0" * 64}
+    other.metadata.model = {**store.manifest.request.model, "spec": "another", "weights": "2:" + "0" * 64}
     with pytest.raises(CoderError, match=r"trained on another, the store .* is of .*weights are others"):
         StoreSource(other, store)
     lm = tiny_lm(store.tokenizer())
@@ -499,7 +499,7 @@ def test_output_tokens_of_another_model_are_refused(
         build_index(silent, StoreSource(silent, store), tmp_path / "index", lm=other)
     assert not (tmp_path / "index").exists()
     source = StoreSource(silent, store)
-    silent.metadata.model = {**lm.identity(), "weights": "0" * 64}
+    silent.metadata.model = {**lm.identity(), "weights": "2:" + "0" * 64}
     with pytest.raises(CoderError, match="the model given is of tiny"):
         build_index(silent, source, tmp_path / "index", lm=lm)
 

@@ -77,10 +77,11 @@ def read(reading: Reading) -> SparseCoder:
 
 def _layer(reading: Reading) -> tuple[int, str]:
     """The layer that is asked for, and its file."""
-    source, wanted = reading.source, reading.given.layer
+    source = reading.source
     files = {int(found[1]): name for name in source.names if (found := _LAYER.fullmatch(name))}
     if source.chosen is not None and (found := _LAYER.fullmatch(source.chosen)) is not None:
         return int(found[1]), source.chosen
+    wanted: int | None = reading.told("layer")
     if wanted is None and len(files) == 1:
         return next(iter(files.items()))
     if wanted is None:

@@ -32,7 +32,7 @@ def read(reading: Reading) -> SparseCoder:
     W_dec = weights.take("W_dec", "d_sae", "n_models", "d_in")
     b_enc, b_dec = weights.take("b_enc", "d_sae"), weights.take("b_dec", "n_models", "d_in")
     weights.finish()
-    scales = reading.given.input_scale
+    scales = reading.told("input_scale")
     if len(scales) not in (0, 2):
         reading.refuse(f"reads two models, and input_scale was given as {list(scales)}; give one number for each")
     for model, factor in enumerate(scales):

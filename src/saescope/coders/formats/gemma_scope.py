@@ -35,7 +35,7 @@ def read(reading: Reading) -> SparseCoder:
     repository = in_trail(source.trail, _REPOSITORY)
     layer = in_trail(source.trail, r"layer_(\d+)")
     kind = repository[3] if repository else None
-    number = int(layer[1]) if layer else reading.given.layer
+    number = int(layer[1]) if layer else reading.told("layer")
     transcoder = kind == "transcoders" or reading.given.writes is not None
     out = "d_out" if transcoder else "d_in"
     parts = Parts(

@@ -13,7 +13,7 @@ from saescope.coders.formats.hub import hub_source, is_hub_spec
 from saescope.coders.formats.reading import Given, Reading
 from saescope.coders.formats.source import LocalSource, Source, listed
 from saescope.coders.formats.table import FORMATS, Format, format_named
-from saescope.errors import CoderError, ForeignCoderWarning
+from saescope.errors import CoderError, ForeignCoderWarning, UsageError
 
 
 def load(
@@ -35,7 +35,8 @@ def load(
     are multiplied by before it reads them, where its files leave that to the user (two numbers for a two-model crosscoder).
 
     What files of other tools leave unsaid and was assumed is a `ForeignCoderWarning` each, and is kept in
-    `coder.metadata.imported`. CoderError, in one line, when files are missing, damaged, or must be told more.
+    `coder.metadata.imported`. CoderError, in one line, when files are missing, damaged, or must be told more; UsageError when
+    they settle what was given.
     """
     found = open_source(source)
     if file is not None:
@@ -44,6 +45,9 @@ def load(
     scales = (input_scale,) if isinstance(input_scale, int | float) else tuple(input_scale or ())
     reading = Reading(found, Given(reads, writes, layer, scales))
     coder = _read(row, reading)
+    if settled := reading.passed_over():
+        names = " and ".join(settled)
+        raise UsageError(f"{source} is {row.name}, whose files settle {names}; leave {names} out")
     if row.name != "saescope":
         said = {"format": row.name, "source": str(source), "warnings": reading.warnings, "facts": reading.facts}
         coder.metadata.imported = said

@@ -66,7 +66,7 @@ def _file(reading: Reading) -> str:
     if source.chosen is not None:
         return source.chosen
     files = {int(found[1]): name for name in source.names if (found := _LAYER.fullmatch(name))}
-    layer = reading.given.layer
+    layer: int | None = reading.told("layer")
     if layer is None and len(files) == 1:
         return next(iter(files.values()))
     if layer is None:

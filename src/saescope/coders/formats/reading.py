@@ -89,6 +89,7 @@ class Reading:
 
     def __init__(self, source: Source, given: Given) -> None:
         self.source, self.given = source, given
+        self._gone_by: set[str] = set()
         self.warnings: list[str] = []
         self.facts: dict[str, Any] = {}
         self.metadata = CoderMetadata()
@@ -102,13 +103,23 @@ class Reading:
         in_python, in_words = _OPTIONS[option]
         raise CoderError(f"{self.source.spec} does not say {unsaid}; give it with {in_python} ({in_words})")
 
+    def told(self, option: str) -> Any:
+        """What the user said of this, for a format to go by."""
+        self._gone_by.add(option)
+        return getattr(self.given, option)
+
+    def passed_over(self) -> list[str]:
+        """What the user said and the format had no use for."""
+        return [
+            name for name, value in vars(self.given).items() if value not in (None, ()) and name not in self._gone_by
+        ]
+
     def input_scale(self) -> float | None:
         """The one factor that was given for what a coder reads; None without."""
-        if len(self.given.input_scale) > 1:
-            self.refuse(
-                f"reads one hook point, and input_scale was given as {list(self.given.input_scale)}; give one number"
-            )
-        return next(iter(self.given.input_scale), None)
+        scales: tuple[float, ...] = self.told("input_scale")
+        if len(scales) > 1:
+            self.refuse(f"reads one hook point, and input_scale was given as {list(scales)}; give one number")
+        return next(iter(scales), None)
 
     def refuse(self, why: str) -> NoReturn:
         raise CoderError(f"{self.source.spec} {why}")
@@ -121,7 +132,7 @@ class Reading:
         return self._place("writes", said)
 
     def _place(self, option: str, said: str | None) -> Place:
-        given: str | None = getattr(self.given, option)
+        given: str | None = self.told(option)
         if given is not None:
             place = place_of(given)
             if place is None:

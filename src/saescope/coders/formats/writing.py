@@ -30,20 +30,40 @@ def export(coder: SparseCoder, folder: str | Path, format: str) -> Path:
 def written_whole(folder: Path, replaces: Callable[[Path], bool]) -> Iterator[Path]:
     """A temporary folder beside `folder` that takes its place when the block ends well, and goes when it does not.
 
-    OccupiedError where `folder` holds something that is not `replaces`-able.
+    OccupiedError where `folder` holds something that is not `replaces`-able, or cannot be replaced because one is in it.
     """
     if folder.exists() and (not folder.is_dir() or (any(folder.iterdir()) and not replaces(folder))):
         raise OccupiedError(f"{folder} exists and is not a coder; choose another folder to save to")
+    if folder.resolve() == Path.cwd():
+        raise OccupiedError(
+            f"{folder} is the folder you are in, which cannot be replaced; name a new one, as {folder / 'coder'}"
+        )
     temporary = folder.with_name(f".{folder.name}.writing")
     if temporary.exists():
         shutil.rmtree(temporary)
     try:
         temporary.mkdir(parents=True)
         yield temporary
-        if folder.exists():
-            shutil.rmtree(folder)
-        temporary.rename(folder)
+        with _set_aside(folder):
+            temporary.rename(folder)
     except (OSError, SafetensorError) as error:
         raise CoderError(f"cannot save the coder to {folder}: {error}; nothing was left there") from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+@contextmanager
+def _set_aside(folder: Path) -> Iterator[None]:
+    """What is there goes once the block has put something in its place, and comes back when it has not."""
+    if not folder.exists():
+        yield
+        return
+    aside = folder.with_name(f".{folder.name}.before")
+    shutil.rmtree(aside, ignore_errors=True)
+    folder.rename(aside)
+    try:
+        yield
+    except BaseException:
+        aside.rename(folder)
+        raise
+    shutil.rmtree(aside, ignore_errors=True)

@@ -1,6 +1,6 @@
 """A sweep as a folder: trained, measured and drawn by one command, which goes on where it was stopped.
 
-SWEEP/sweep.json         what all cells share, and the activations
+SWEEP/sweep.json         what all cells share: settings, activations, the model and text they are measured with
 SWEEP/runs/N/            a training run of as many cells as fit the memory (see `training.run`)
 SWEEP/cells/NAME.json    a cell's evaluation; NAME.safetensors: its latents' densities
 SWEEP/stability/*.json   of cells that differ in their seed only
@@ -23,11 +23,13 @@ from saescope.coders import load
 from saescope.errors import OccupiedError, SaescopeError
 from saescope.evaluation.run import evaluate
 from saescope.evaluation.setting import Setting
-from saescope.evaluation.stability import part_of, stability
+from saescope.evaluation.stability import compared
 from saescope.evaluation.subject import Subject
 from saescope.evaluation.suite import chosen_parts, measure_parts
 from saescope.evaluation.sweep.grid import FROZEN_DECODER, Cell, SweepConfig
+from saescope.lm.identity import comparable
 from saescope.progress import Progress
+from saescope.text import Corpus
 from saescope.training import TrainConfig, Watcher, train
 from saescope.whole_files import write_json, write_whole
 
@@ -66,7 +68,7 @@ def sweep(
     OccupiedError where `out` holds something else, a sweep of other settings, or one that another process is at work on.
     """
     out = Path(out)
-    _claim(out, config, sources.provenance)
+    _claim(out, config, setting, sources.provenance)
     lock = FileLock(out / ".lock")
     try:
         lock.acquire(timeout=0)
@@ -111,27 +113,65 @@ def _sweep(
     return list(records.values())
 
 
-def _claim(out: Path, config: SweepConfig, provenance: dict[str, Any]) -> None:
-    shared = json.loads(json.dumps({"shared": config.shared(), "source": provenance}))
+def _claim(out: Path, config: SweepConfig, setting: Setting, provenance: dict[str, Any]) -> None:
+    now = json.loads(json.dumps(_request(config, setting, provenance)))
     record = out / SWEEP
     if record.exists():
         try:
             found = json.loads(record.read_text())
         except ValueError:
             raise OccupiedError(f"{record} is damaged; choose another --out or delete {out}") from None
-        if found != shared:
-            differing = [key for key in shared["shared"] if found.get("shared", {}).get(key) != shared["shared"][key]]
-            what = ", ".join(differing) or "the activations"
-            raise OccupiedError(f"{out} holds a sweep that differs in {what} (see {record}); choose another --out")
+        if differing := _differences(found, now):
+            raise OccupiedError(
+                f"{out} holds a sweep that differs in {', '.join(differing)} (see {record}); choose another --out"
+            )
+        _refuse_fewer_sets(config, setting, out)
         return
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise OccupiedError(f"{out} exists and is not a sweep; choose another --out")
     try:
         (out / CELLS).mkdir(parents=True, exist_ok=True)
         (out / RUNS).mkdir(exist_ok=True)
-        write_json(record, shared)
+        write_json(record, now)
     except OSError as error:
         raise SaescopeError(f"cannot write to {out}: {error.strerror or error}; choose another --out") from None
+
+
+def _request(config: SweepConfig, setting: Setting, provenance: dict[str, Any]) -> dict[str, Any]:
+    """What all commands of one sweep have in common: numbers of one table are of one model, text and setting."""
+    model = setting.lm.identity()
+    return {
+        "shared": config.shared(),
+        "source": provenance,
+        "model": {key: model[key] for key in ("weights", "tokenizer", "dtype")},
+        "corpus": setting.corpus.identity() if isinstance(setting.corpus, Corpus) else {},
+        "seed": setting.seed,
+    }
+
+
+def _differences(found: dict[str, Any], now: dict[str, Any]) -> list[str]:
+    """What differs, by name."""
+    # What the version that began the sweep did not record is taken to be as now.
+    found, now = comparable({**now, **found}, now)
+    was, shared = found["shared"], now["shared"]
+    differing = [key for key in {**was, **shared} if was.get(key) != shared.get(key)]
+    was, model = found["model"], now["model"]
+    differing += [f"the model's {key}" for key in model if was.get(key) != model[key]]
+    names = {"source": "the activations", "corpus": "the text measured on (corpus)", "seed": "the measurement's seed"}
+    return differing + [name for key, name in names.items() if found[key] != now[key]]
+
+
+def _refuse_fewer_sets(config: SweepConfig, setting: Setting, out: Path) -> None:
+    """OccupiedError where some cells were probed with labelled sets and others would now be without."""
+    if setting.tasks is not None or PROBING not in config.parts:
+        return
+    cells = [_record_path(out, cell) for cell in config.cells()]
+    records = [json.loads(path.read_text()) if path.exists() else {"parts": {}} for path in cells]
+    with_sets = next((record["tasks"] for record in records if record.get("tasks")), None)
+    if with_sets and any(PROBING not in record["parts"] for record in records):
+        raise OccupiedError(
+            f"{out} holds a sweep that differs in tasks: it was probed with {with_sets}; give --tasks again"
+        )
 
 
 def _runs(out: Path) -> list[Path]:
@@ -265,8 +305,7 @@ def _stability(cells: Sequence[Cell], setting: Setting, out: Path) -> dict[tuple
         if kept.get("seeds") != seeds:
             coders = [load(trained[cell.name]) for cell in group]
             densities = [load_file(out / CELLS / f"{cell.name}.safetensors")["density"] for cell in group]
-            record = stability(coders, densities, resamples=setting.resamples, seed=setting.seed)
-            kept = {"seeds": seeds, "part": part_of(record).to_dict()}
+            kept = {"seeds": seeds, "part": compared(coders, densities, setting).to_dict()}
             path.parent.mkdir(exist_ok=True)
             write_json(path, kept)
         found[group] = kept["part"]

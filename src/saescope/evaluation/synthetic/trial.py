@@ -20,7 +20,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 import saescope
 from saescope.coders import SparseCoder, architecture_type, load
-from saescope.errors import OccupiedError, SaescopeError, UsageError
+from saescope.errors import CoderError, OccupiedError, SaescopeError, UsageError
 from saescope.evaluation.resampling import mean_interval
 from saescope.evaluation.stability import stability
 from saescope.evaluation.synthetic.config import SyntheticConfig
@@ -173,7 +173,7 @@ def _measured(request: TrialRequest, truth: GroundTruth, out: Path, progress: Pr
         }
         if len(mine) > 1:
             group = [load(_folder(out, seed, name)) for seed in request.seeds]
-            summary["stability"] = stability(group, [part.density for part in mine], resamples=_RESAMPLES)
+            summary["stability"] = _stability(group, [part.density for part in mine])
         by_arch.append(summary)
     return {
         "schema": SCHEMA,
@@ -189,6 +189,14 @@ def _measured(request: TrialRequest, truth: GroundTruth, out: Path, progress: Pr
         "coders": coders,
         "by_arch": by_arch,
     }
+
+
+def _stability(coders: list[SparseCoder], densities: list[torch.Tensor]) -> dict[str, Any]:
+    """The record over seeds, or {"absent": reason}: a coder whose latents all died is a finding, not the end of a trial."""
+    try:
+        return stability(coders, densities, resamples=_RESAMPLES)
+    except CoderError as error:
+        return {"absent": str(error)}
 
 
 def over_seeds(records: Iterable[dict[str, float | None]]) -> dict[str, Any]:

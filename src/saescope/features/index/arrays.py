@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,6 +12,7 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from saescope.errors import FeatureIndexError
+from saescope.whole_files import reserve
 
 ARRAYS = "arrays"
 
@@ -51,17 +51,11 @@ def new_array(folder: Path, name: str, shape: tuple[int, ...], dtype: DTypeLike)
 
 
 def _mapped(path: Path, shape: tuple[int, ...], dtype: np.dtype[Any]) -> np.memmap[Any, Any]:
-    """A new file of that array, mapped. OSError where the disk has no room for all of it: a mapped file that finds none later
-    ends the process instead."""
+    """A new file of that array, mapped. OSError where the disk has no room for all of it."""
     with path.open("wb") as file:
         described = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": shape}
         np.lib.format.write_array_header_1_0(file, described)
-        start, size = file.tell(), math.prod(shape) * dtype.itemsize
-        file.flush()
-        if hasattr(os, "posix_fallocate"):
-            os.posix_fallocate(file.fileno(), start, size)
-        else:
-            file.truncate(start + size)
+        reserve(file, math.prod(shape) * dtype.itemsize)
     return np.lib.format.open_memmap(path, mode="r+")
 
 

@@ -11,6 +11,7 @@ from typing import Any, Self
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from saescope.errors import FeatureIndexError
+from saescope.lm.identity import weights_differ
 from saescope.whole_files import write_json
 
 SCHEMA = 1
@@ -111,7 +112,7 @@ class IndexManifest(_Record):
 
     def check_model(self, model: Mapping[str, Any]) -> None:
         """FeatureIndexError where `model`, a `LanguageModel.identity()`, has other weights than the indexed one's."""
-        if None not in (self.model.get("weights"), model.get("weights")) and self.model["weights"] != model["weights"]:
+        if weights_differ(self.model.get("weights"), model.get("weights")):
             raise FeatureIndexError(
                 f"the index is of {self.model.get('spec') or self.model.get('name')}, the model given is "
                 f"{model.get('spec') or model.get('name')}, whose weights are others; give its own model"
