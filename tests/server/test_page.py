@@ -873,10 +873,9 @@ def test_the_end_of_another_processs_job_is_noticed(visit: Start, made_up_url: s
     running = [{**job, "state": "running", "message": ""}]
     page.route("**/api/jobs", lambda route: route.fulfill(json=list(running)))
 
-    def with_job(route: Any) -> None:
-        route.fulfill(json={**route.fetch().json(), "jobs": list(running)})
-
-    page.route("**/api/workspace", with_job)
+    # Asked for beforehand: a route that asks when the page is being closed gets no answer.
+    workspace = page.request.get(f"{made_up_url}/api/workspace").json()
+    page.route("**/api/workspace", lambda route: route.fulfill(json={**workspace, "jobs": list(running)}))
     page.goto(f"{made_up_url}/#/c/main/browse")
     page.wait_for_selector(".job.running")
     settle(page)
