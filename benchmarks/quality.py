@@ -73,7 +73,7 @@ def main() -> None:
     table.add_argument("--record", type=Path, help="also write one JSON line a cell there")
     table.set_defaults(run=_table)
 
-    seeds = commands.add_parser("seeds", help="Markdown table of what was recorded with three seeds or more")
+    seeds = commands.add_parser("seeds", help="Markdown table of what was recorded with two seeds or more")
     seeds.add_argument("record", type=Path)
     seeds.set_defaults(run=_seeds)
 

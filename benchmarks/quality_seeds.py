@@ -1,4 +1,4 @@
-"""Recorded cells of at least three seeds: each library's mean error with its interval, and saescope's difference from it.
+"""Recorded cells of at least two seeds: each library's mean error with its interval, and saescope's difference from it.
 
 Intervals are 95 %, by Student's t over seeds; those of differences by Welch's t, which lets the two spreads differ.
 """
@@ -16,7 +16,7 @@ from scipy.stats import ttest_ind
 
 from quality_cells import OURS
 
-LEAST_SEEDS = 3
+LEAST_SEEDS = 2
 SHAPE = ("arch", "reads", "writes", "skip", "d_sae", "tokens", "target_l0")
 SETTING = ("library", "version", "lr", "optimizer", "coefficient")
 
@@ -28,8 +28,8 @@ def table(path: Path) -> str:
         record = json.loads(line)
         groups[tuple(record[name] for name in SHAPE)][tuple(record[name] for name in SETTING)].append(record)
     lines = [
-        "| architecture | point | library | FVU | L0 | never fire | saescope's difference | share of its error |",
-        "|---|---|---|---|---|---|---|---|",
+        "| architecture | point | library | seeds | FVU | L0 | never fire | saescope's difference | share of its error |",
+        "|---|---|---|---|---|---|---|---|---|",
     ]
     for shape in sorted(groups, key=str):
         found = [records for records in groups[shape].values() if len(records) >= LEAST_SEEDS]
@@ -43,7 +43,17 @@ def table(path: Path) -> str:
             )
             library = f"{record['library']} {record['version']}"
             l0, dead = (fmean(one[name] for one in records) for name in ("l0", "dead"))
-            cells = [record["arch"], point, library, _interval(records), f"{l0:.2f}", f"{dead:.1%}", beside, share]
+            cells = [
+                record["arch"],
+                point,
+                library,
+                str(len(records)),
+                _interval(records),
+                f"{l0:.2f}",
+                f"{dead:.1%}",
+                beside,
+                share,
+            ]
             lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
