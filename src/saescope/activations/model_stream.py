@@ -26,7 +26,7 @@ from saescope.activations.documents import StoredDocument, trained_ids
 from saescope.activations.estimate import readable_bytes
 from saescope.activations.exclusions import SINK_RATIO, KeptRule
 from saescope.activations.memory import rows_within
-from saescope.activations.shards import ROW_TENSORS, store_dtype
+from saescope.activations.shards import ROW_TENSORS, store_dtype, to_store
 from saescope.activations.statistics import Moments, PointStatistics
 from saescope.activations.store_stream import evenly_spaced
 from saescope.activations.stream import Batch, RowLabels, SteppedStream, for_transfer
@@ -310,10 +310,7 @@ class ModelStream(SteppedStream):
         kept: np.ndarray = mask.cpu().numpy()
         n, start = int(kept.sum()), 0
         for point, width in self.widths.items():
-            part = rows[:n, start : start + width]
-            part[:] = activations.pop(point)[mask].to(self.dtype)
-            if self.dtype == torch.float16 and not bool(part.isfinite().all()):
-                raise StoreError(f"an activation at {point} is beyond float16; take bfloat16 or float32")
+            rows[:n, start : start + width] = to_store(activations.pop(point)[mask], self.dtype, point)
             start += width
         return kept
 

@@ -13,9 +13,8 @@ from saescope.activations.batches import ForwardBatch
 from saescope.activations.exclusions import KeptRule
 from saescope.activations.location import Location
 from saescope.activations.manifest import Counts, Request, ShardRecord
-from saescope.activations.shards import ROW_TENSORS, SHARDS, SPLITS, TRAIN, encode, store_dtype
+from saescope.activations.shards import ROW_TENSORS, SHARDS, SPLITS, TRAIN, encode, store_dtype, to_store
 from saescope.activations.statistics import Moments
-from saescope.errors import StoreError
 
 
 @dataclass
@@ -48,9 +47,7 @@ class ShardWriter:
         sequence, position = np.nonzero(kept)
         is_train = torch.from_numpy(batch.splits[sequence] == TRAIN)
         for point, values in activations.items():
-            rows = values[excluded.kept].to(self._dtype).cpu()
-            if self._dtype == torch.float16 and not bool(rows.isfinite().all()):
-                raise StoreError(f"an activation at {point} is beyond float16; use --store-dtype bfloat16 or float32")
+            rows = to_store(values[excluded.kept], self._dtype, point).cpu()
             gathered.activations[point].append(rows)
             gathered.moments[point].add(rows[is_train])
         gathered.labels["token"].append(batch.tokens[kept])

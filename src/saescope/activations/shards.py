@@ -49,6 +49,14 @@ def store_dtype(name: str) -> torch.dtype:
     return STORE_DTYPES[name]
 
 
+def to_store(values: Tensor, dtype: torch.dtype, point: str) -> Tensor:
+    """Activations in the dtype in which rows are kept. StoreError where float16 cannot hold one."""
+    kept = values.to(dtype)
+    if dtype == torch.float16 and not bool(kept.isfinite().all()):
+        raise StoreError(f"an activation at {point} is beyond float16; take bfloat16 or float32 (--store-dtype)")
+    return kept
+
+
 def encode(
     tensors: Mapping[str, Tensor | Sequence[Tensor]], metadata: Mapping[str, str]
 ) -> Iterator[bytes | memoryview]:
