@@ -783,24 +783,26 @@ def test_that_a_feature_does_not_fire_is_said_only_once_it_is_known(visit: Start
     page.goto(f"{made_up_url}/#/c/main/feature/0?text={text}")
     page.wait_for_selector(".told >> text=Strongest on")
     held: list[Any] = []
+
+    def answer() -> None:
+        with page.expect_response("**/prompt"):
+            held.pop().continue_()
+
     page.route("**/prompt", lambda route: held.append(route))
     page.click(".walk a[rel=next]")
     page.wait_for_selector("h1 .number:text-is('#1')")
     page.wait_for_function("() => !document.querySelector('.told').textContent.includes('Strongest')")
     assert "does not fire" not in page.text_content(".told")
-    with page.expect_response("**/prompt"):
-        held.pop().continue_()
+    answer()
     page.wait_for_selector(".told >> text=Strongest on Apollo")
 
     page.goto(f"{made_up_url}/#/c/main/prompt?text={text}")
-    with page.expect_response("**/prompt"):
-        page.wait_for_timeout(100)
-        held.pop().continue_()
+    page.wait_for_timeout(100)
+    answer()
     page.click("[aria-label='Pin feature 1']")
     page.wait_for_selector(".followed li")
     assert "does not fire" not in page.text_content(".followed li")
-    with page.expect_response("**/prompt"):
-        held.pop().continue_()
+    answer()
     page.wait_for_selector(".followed li >> text=fires on 1 of")
 
 

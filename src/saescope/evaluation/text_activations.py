@@ -11,8 +11,8 @@ import json
 import shutil
 import tempfile
 import weakref
-from collections.abc import Callable, Iterable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -93,7 +93,10 @@ class ActivationCache:
         position = torch.arange(tokens.numel()) - pointers[owner]
         folder = self.folder / self._key(tokens, pointers)
         if self._missing(folder, points):
-            self._run(tokens, pointers, points, folder, told or (lambda done, total: None))
+            with self._alone(folder):
+                # Another process may have written some of them meanwhile.
+                if missing := self._missing(folder, points):
+                    self._run(tokens, pointers, missing, folder, told or (lambda done, total: None))
         values = {point: self._mapped(folder, point, tokens.numel()) for point in points}
         return TextActivations(tokens, owner, position, pointers, values)
 
@@ -119,25 +122,18 @@ class ActivationCache:
         flat = torch.from_file(str(path), shared=False, size=rows * width, dtype=self.lm.dtype)
         return flat.view(rows, width)
 
-    def _run(
-        self,
-        tokens: Int[Tensor, "rows"],
-        pointers: Int[Tensor, "texts_plus_one"],
-        points: Sequence[str],
-        folder: Path,
-        told: Told,
-    ) -> None:
-        """Run the texts for the points that have no file yet; one process at a time, the others wait for its files."""
+    @staticmethod
+    @contextmanager
+    def _alone(folder: Path) -> Iterator[None]:
+        """The folder, for one process at a time; the others wait. SaescopeError where it cannot be written."""
         try:
             folder.mkdir(parents=True, exist_ok=True)
             with FileLock(folder / ".lock"):
-                # Another process may have written some of them meanwhile.
-                if missing := self._missing(folder, points):
-                    self._write(tokens, pointers, missing, folder, told)
+                yield
         except OSError as error:
             raise SaescopeError(f"cannot keep activations in {folder}: {error.strerror or error}") from None
 
-    def _write(
+    def _run(
         self,
         tokens: Int[Tensor, "rows"],
         pointers: Int[Tensor, "texts_plus_one"],
