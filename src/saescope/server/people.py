@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import sqlite3
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -199,7 +199,7 @@ class People:
             lists.setdefault(name, []).append(feature)
         return Additions(dict(labels), [feature for (feature,) in starred], lists)
 
-    def load_automatic(self, coder: str, version: str, labels: Sequence[tuple[int, str]]) -> bool:
+    def load_automatic(self, coder: str, version: str, labels: Iterable[tuple[int, str]]) -> bool:
         """Make these (feature, text) the coder's automatic labels in the search, unless `version` (empty for none) is loaded
         already; whether it was not. A person's label stays what is found."""
         with self._reading() as db:

@@ -79,7 +79,8 @@ class ServedCoder:
     def search(self, query: str) -> list[tuple[int, float]]:
         """Features whose label, as it is shown now, has the query's words; relevance as `People.search` gives it."""
         labels = self.labels
-        found = [(feature, label.text) for feature, label in labels.by_feature.items()]
+        # Read only where they are not loaded yet.
+        found = ((feature, label.text) for feature, label in labels.by_feature.items())
         # One file searches the labels of one index of a coder at a time, and there may be several.
         with self.people.searching:
             self.people.load_automatic(self.fingerprint, labels.version, found)
