@@ -32,7 +32,10 @@ def test_ahead_makes_no_more_than_it_was_allowed(depth: int) -> None:
 
     items = ahead(make, depth, "test-depth")
     assert next(items) == 0
-    time.sleep(0.2)
+    deadline = time.monotonic() + 30
+    while len(made) < 1 + depth and time.monotonic() < deadline:
+        time.sleep(0.01)
+    time.sleep(0.2)  # In which a thread that ignores its allowance would make another.
     assert made == list(range(1 + depth))
     items.close()
 
@@ -92,16 +95,18 @@ def test_behind_raises_what_failed_and_never_hangs() -> None:
 
 def test_leaving_with_an_error_drops_what_is_pending() -> None:
     handled: list[int] = []
-    gate = threading.Event()
+    begun, gate = threading.Event(), threading.Event()
 
     def handle(item: int) -> None:
-        gate.wait(5)
+        begun.set()
+        gate.wait(30)
         handled.append(item)
 
     def submit_and_be_interrupted() -> None:
         with Behind(handle, 5, "test-drop") as behind:
             for item in range(5):
                 behind.submit(item)
+            assert begun.wait(30)  # Or the first would be dropped with the rest.
             threading.Timer(0.1, gate.set).start()
             raise KeyboardInterrupt
 
