@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import threading
 import time
 import weakref
@@ -155,7 +154,6 @@ def test_no_more_than_two_blocks_are_in_memory(open_stream: Open, monkeypatch: p
         nonlocal most
         init(self, *args)
         alive.add(self.rows)
-        gc.collect()
         most = max(most, len(alive))
 
     monkeypatch.setattr(_Block, "__init__", counted)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import json
 import warnings
 import weakref
@@ -158,7 +157,6 @@ def test_probabilities_of_one_rule_are_held_at_a_time(lm: LanguageModel, monkeyp
         nonlocal most
         init(self, *given)
         alive.add(self.log_p)
-        gc.collect()
         most = max(most, len(alive))
 
     monkeypatch.setattr(Predictions, "__init__", counted)
