@@ -37,6 +37,8 @@ SMALLER = (
     (r"saescope bench", "saescope bench --pairs 1"),
     (r"--ce-tokens \d+", "--ce-tokens 512"),
     (r"--d-sae \d+", "--d-sae 256"),
+    (r"mlp_(in|out)\.\*", r"mlp_\1.28-29"),
+    (r"--preset 16k", "--preset small"),
     (r"tokens=\d{6,}", "tokens=4096"),
     (r"--passes \d+", "--passes 1"),
     (r"\b400_000\b", "5_000"),
