@@ -114,6 +114,27 @@ def test_a_state_taken_anywhere_continues_bit_for_bit(open_stream: Open) -> None
         open_stream(seed=5).load_state_dict(state)
 
 
+def test_what_interrupts_a_batch_before_it_is_counted_leaves_it_to_come(
+    open_stream: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = list(open_stream())
+    stream = open_stream()
+    batches = iter(stream)
+    for _ in range(7):
+        next(batches)
+
+    def interrupted(rows: torch.Tensor) -> torch.Tensor:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(model_stream, "for_transfer", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            next(batches)
+    again = open_stream()
+    again.load_state_dict(stream.state_dict())
+    assert all(torch.equal(a, b) for a, b in zip(again, whole[7:], strict=True))
+
+
 def test_resuming_runs_the_block_it_stopped_in_and_no_earlier_one(
     open_stream: Open, lm: LanguageModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import signal
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from tests.training.conftest import MemorySource, planted
+from torch import Tensor
 
 from saescope.coders import architecture_names, architecture_type, load, load_reference
 from saescope.errors import CoderError, OccupiedError, TrainingError, UsageError
@@ -145,6 +148,39 @@ def test_resumed_run_ends_in_the_same_bits(tmp_path: Path, stop_at: int) -> None
     lines = [(tmp_path / run / "metrics.jsonl").read_text().splitlines() for run in ("cut", "whole")]
     steps = [[(json.loads(line)["step"], json.loads(line)["coder"]) for line in part] for part in lines]
     assert steps[0] == steps[1], "no metrics line is lost or doubled"
+
+
+class SlowSource(MemorySource):
+    """Is asked to stop while its batch of step 5 is awaited: before it is made, or when it has just been counted."""
+
+    counted = False
+
+    def __iter__(self) -> Iterator[Tensor]:
+        for batch in super().__iter__():
+            # Not as the run begins, where the first batches are looked at.
+            training = signal.getsignal(signal.SIGINT) is not signal.default_int_handler
+            if training and self.step == 6 and self.counted:
+                signal.raise_signal(signal.SIGINT)
+            yield batch
+            if training and self.step == 5 and not self.counted:
+                signal.raise_signal(signal.SIGINT)
+                raise AssertionError("waits for the batch")
+
+
+@pytest.mark.parametrize("counted", [False, True])
+def test_an_awaited_batch_is_given_up_and_none_is_left_out(tmp_path: Path, counted: bool) -> None:
+    """One that the source has counted is trained on first: the checkpoint would be ahead of the weights."""
+    train(config(), source(passes=1), tmp_path / "whole")
+    given = source(passes=1)
+    slow = SlowSource(given.rows, given.widths, passes=1, held_out=given.held_out)
+    slow.counted = counted
+    with pytest.raises(KeyboardInterrupt):
+        train(config(), slow, tmp_path / "cut")
+    newest = Checkpoints(tmp_path / "cut" / "checkpoints").newest()
+    assert newest is not None
+    assert newest.name == f"step-{5 + counted:08d}"
+    train(config(), source(passes=1), tmp_path / "cut")
+    assert weights(tmp_path / "cut" / "coder") == weights(tmp_path / "whole" / "coder")
 
 
 def test_one_coder_does_not_change_its_neighbour(tmp_path: Path) -> None:

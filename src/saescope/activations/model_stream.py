@@ -102,7 +102,9 @@ class ModelStream(SteppedStream):
         self._batch_sequences = batch_sequences(batch_tokens, self.options)
         self._block_sequences = self._sequences_within(memory)
         self._prefetch = min(prefetch, 1)
-        self._next = (0, 0, 0)
+        # Where the batch of a step begins: pass, block, row of its shuffled order. Of two steps at most, since a batch is
+        # made before it is counted, and what interrupts that leaves the earlier one.
+        self._begins = {0: (0, 0, 0)}
         self._first_block: _Block | None = None
         self._statistics: dict[str, PointStatistics] | None = None
 
@@ -192,12 +194,12 @@ class ModelStream(SteppedStream):
 
     def state_dict(self) -> dict[str, Any]:
         """Beside the step, where its next batch begins: which pass, which block, which row of its shuffled order."""
-        return {**super().state_dict(), "next": list(self._next)}
+        return {**super().state_dict(), "next": list(self._begins[self.step])}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         super().load_state_dict(state)
         pass_, block, row = (int(number) for number in state["next"])
-        self._next = (pass_, block, row)
+        self._begins = {self.step: (pass_, block, row)}
 
     def _description(self) -> dict[str, Any]:
         return {
@@ -215,7 +217,7 @@ class ModelStream(SteppedStream):
         }
 
     def _batches(self, labelled: bool) -> Generator[Batch, None, None]:
-        pass_, index, row = self._next
+        pass_, index, row = self._begins[self.step]
         wanted = (self.n_steps - self.step) * self.batch_size
         rows = torch.empty(0)
         labels: dict[str, Tensor] = {}
@@ -240,7 +242,8 @@ class ModelStream(SteppedStream):
                     filled += len(taken)
                     row += len(taken)
                     if filled == self.batch_size:
-                        self._next = (block.pass_, block.index, row)
+                        this, after = self._begins[self.step], (block.pass_, block.index, row)
+                        self._begins = {self.step: this, self.step + 1: after}
                         wanted -= filled
                         filled = 0
                         yield for_transfer(rows), RowLabels(**labels) if labelled else None

@@ -91,8 +91,10 @@ class Trainer:
         save_every = config.every(config.checkpoint_every, n_steps)
         started, first = time.perf_counter(), self.step
         began = started - self.seconds
+        losses: dict[str, tuple[Loss, Tensor]] = {}
         with _stop_requests() as stop:
-            for batch in self.source:
+            batches = iter(self.source)
+            while (batch := self._next_batch(batches, stop, first, losses)) is not None:
                 on_device = batch.to(self.device, non_blocking=True)
                 losses = {member.name: member.step(on_device, self.step) for member in self.members}
                 self.step += 1
@@ -111,12 +113,33 @@ class Trainer:
                 if self.step % save_every == 0 and not last:
                     self._refuse_non_finite(losses)
                     self.save()
-                if stop.is_set() and not last:
+                if stop.asked and not last:
                     self._refuse_non_finite(losses)
                     self.save()
                     raise KeyboardInterrupt
                 if last:
                     break
+
+    def _next_batch(
+        self,
+        batches: Iterator[Float[Tensor, "batch d_total"]],
+        stop: _Stop,
+        first: int,
+        losses: dict[str, tuple[Loss, Tensor]],
+    ) -> Float[Tensor, "batch d_total"] | None:
+        """The next batch, given up at once when asked to stop: where the model makes it, it may be minutes away."""
+        try:
+            # Once the source has counted it, it is trained on, or the checkpoint would be a batch ahead of the weights.
+            stop.at_once = lambda: self.source.step == self.step
+            return next(batches, None)
+        except KeyboardInterrupt:
+            stop.at_once = _never
+            if self.step > first:
+                self._refuse_non_finite(losses)
+                self.save()
+            raise
+        finally:
+            stop.at_once = _never
 
     def _measure(self, member: Member, losses: dict[str, tuple[Loss, Tensor]]) -> dict[str, float]:
         # Reading a loss waits for the device, so it is done at log intervals only; a loss that went non-finite in
@@ -154,22 +177,34 @@ class Trainer:
             self.watcher(Progress(self.step, self.n_steps, rate, self._latest))
 
 
+def _never() -> bool:
+    return False
+
+
+@dataclass
+class _Stop:
+    """A request to stop, and whether it may cut short what goes on at this moment."""
+
+    asked: bool = False
+    at_once: Callable[[], bool] = _never
+
+
 @contextmanager
-def _stop_requests() -> Iterator[threading.Event]:
-    """Turns Ctrl-C and a polite kill into an event, so that a step is never cut in half. A second Ctrl-C is immediate."""
-    event = threading.Event()
+def _stop_requests() -> Iterator[_Stop]:
+    """Turns Ctrl-C and a polite kill into a request, so that a step is never cut in half. A second Ctrl-C is immediate."""
+    stop = _Stop()
     if threading.current_thread() is not threading.main_thread():
-        yield event
+        yield stop
         return
 
     def handle(number: int, frame: FrameType | None) -> None:
-        if event.is_set():
+        again, stop.asked = stop.asked, True
+        if again or stop.at_once():
             raise KeyboardInterrupt
-        event.set()
 
     previous = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        yield event
+        yield stop
     finally:
         for number, old in previous.items():
             signal.signal(number, old)
