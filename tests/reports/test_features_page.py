@@ -74,6 +74,15 @@ def test_links_lead_to_features_of_the_page_only(html: str, chosen: list[int]) -
     assert links <= {f"#feature-{feature}" for feature in chosen}
 
 
+def test_names_from_an_index_someone_sent_stay_text(
+    index: FeatureIndex, chosen: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = {key: [HOSTILE] * len(found) for key, found in index.manifest.names.items()}
+    monkeypatch.setattr(index, "manifest", index.manifest.model_copy(update={"names": names}))
+    assert "<script>" not in features_page(index, chosen)
+    assert "<img" not in features_page(index, chosen)
+
+
 def test_page_is_written_whole_or_not_at_all(index: FeatureIndex, chosen: list[int], tmp_path: Path) -> None:
     path = write_features_page(index, tmp_path / "page.html", chosen[:1])
     assert path.read_text().startswith("<!doctype html>")

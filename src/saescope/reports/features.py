@@ -69,7 +69,7 @@ def _facts(index: FeatureIndex, feature: int, label: ExportedLabel | None) -> st
         f"mean {index.mean[feature]:.3g}",
     ]
     if index.has("form"):
-        facts.insert(0, index.manifest.names["forms"][int(index.arrays["form"][feature])])
+        facts.insert(0, visible(index.manifest.names["forms"][int(index.arrays["form"][feature])]))
     if label is not None and label.score is not None:
         facts.append(f"{visible(label.kind)} label, held-out balanced accuracy {label.score:.2f}")
     return " · ".join(facts)
