@@ -106,7 +106,7 @@ def label(
 
 
 def _wanted(index: FeatureIndex, features: str | None, spread: int | None) -> list[int] | None:
-    if features and spread:
+    if features is not None and spread:
         raise UsageError("give --features or --spread, not both")
     if spread:
         import torch
@@ -114,7 +114,7 @@ def _wanted(index: FeatureIndex, features: str | None, spread: int | None) -> li
         from saescope.features import spread_over_densities
 
         return spread_over_densities(torch.from_numpy(index.density), spread)
-    return whole_numbers("--features", features) if features else None
+    return None if features is None else whole_numbers("--features", features)
 
 
 def _model(

@@ -164,8 +164,16 @@ def test_memory_is_of_a_few_features_at_once(index: PlantedIndex, monkeypatch: p
 def test_features_that_do_not_exist_are_refused(index: PlantedIndex) -> None:
     with pytest.raises(UsageError, match="no feature 999"):
         contrastive_labels(index, [999])
+    with pytest.raises(UsageError, match="no feature 1"):
+        contrastive_labels(index, [10**30])
     with pytest.raises(UsageError, match="unknown split 'word'"):
         contrastive_labels(index, [0], split="word")
+
+
+@pytest.mark.parametrize("named", [[DEAD_FEATURE], []])
+def test_naming_only_features_that_never_fire_is_refused(index: PlantedIndex, named: list[int]) -> None:
+    with pytest.raises(UsageError, match="none of the features named fires"):
+        contrastive_labels(index, named)
 
 
 def drawn(index: PlantedIndex) -> tuple[Windows, Text, np.ndarray]:

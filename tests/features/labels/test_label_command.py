@@ -89,6 +89,7 @@ def test_endpoint_is_asked_with_the_key_after_the_cost_is_told(
         (["--yes"], "go with --endpoint or --local"),
         (["--features", "1", "--spread", "2"], "not both"),
         (["--features", "x"], "takes numbers"),
+        (["--features", ""], "none of the features named"),
         (["--features", "99999"], "no feature 99999"),
         (["--split", "word"], "unknown split"),
         (["--endpoint", "nowhere", "--model", "m"], "is no address"),

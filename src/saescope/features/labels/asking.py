@@ -18,7 +18,7 @@ from saescope.features.labels.chat import ChatModel, Reply
 from saescope.features.labels.excerpts import ExcerptDrawer, Excerpts, WindowSource
 from saescope.features.labels.judging import detection_questions, fuzzing_questions, judge, prompts_of
 from saescope.features.labels.prompts import DETECTION, EXPLAINER, FUZZING, NULL, explainer_prompt, label_text
-from saescope.features.labels.source import live_features
+from saescope.features.labels.source import features_to_label
 from saescope.features.labels.table import LABELS, MODEL, Label, LabelTable, new_version
 from saescope.progress import Progress, silent
 
@@ -78,7 +78,7 @@ def estimated_cost(
 ) -> Cost:
     """From the very prompts of a few of the features, without asking anybody. Features answered before cost nothing."""
     options = options or AskingOptions()
-    wanted = _wanted(index, features)
+    wanted: list[int] = features_to_label(index, features).tolist()
     if model_name:
         with Answers(Path(index.path) / LABELS, _request(index, model_name, options, judge_name)) as answers:
             wanted = [feature for feature in wanted if feature not in answers.known]
@@ -122,7 +122,7 @@ def asked_labels(
     "unusable"); ModelError where the first five all fail.
     """
     options = options or AskingOptions()
-    wanted = _wanted(index, features)
+    wanted: list[int] = features_to_label(index, features).tolist()
     scorer = judge_model or model
     request = _request(index, model.name, options, scorer.name)
     tell = progress or silent
@@ -254,19 +254,6 @@ def _label(record: dict[str, Any], version: str) -> Label | None:
         MODEL,
         version,
     )
-
-
-def _wanted(index: Askable, features: Iterable[int] | None) -> list[int]:
-    live = live_features(index)
-    if features is None:
-        found: list[int] = live.tolist()
-        return found
-    chosen = sorted(set(features))
-    outside = [feature for feature in chosen if not 0 <= feature < index.d_sae]
-    if outside:
-        raise UsageError(f"there is no feature {outside[0]}: the index has {index.d_sae:,}, from 0 on")
-    firing = set(live.tolist())
-    return [feature for feature in chosen if feature in firing]
 
 
 def _request(index: Askable, model: str, options: AskingOptions, judge_name: str = "") -> dict[str, Any]:

@@ -12,7 +12,7 @@ from saescope.errors import UsageError
 from saescope.features.labels.halves import halves_of
 from saescope.features.labels.rules import Rules, held, learn, top_token_rules
 from saescope.features.labels.scores import Scores, balanced_accuracy, scores_of
-from saescope.features.labels.source import LabelSource, live_features
+from saescope.features.labels.source import LabelSource, features_to_label
 from saescope.features.labels.table import CONTRASTIVE, Label, LabelTable, finite, new_version
 from saescope.features.labels.windows import DRAWN, LEAST_IN_A_HALF, NONE, Text, Windows, draw
 from saescope.features.labels.wording import continuing, parts_of, peaks_of, text_of, with_peaks
@@ -43,7 +43,7 @@ def contrastive_labels(
     not on which others are asked for; its random control is drawn from those, and one asked for alone has none.
     `progress(stage, done, total)` counts features.
     """
-    wanted = _wanted(index, features)
+    wanted = features_to_label(index, features)
     if split not in SPLITS:
         raise UsageError(f"unknown split {split!r}: choose from {', '.join(SPLITS)}")
     tell = progress or silent
@@ -84,17 +84,6 @@ def contrastive_labels(
         "features": len(labels),
     }
     return LabelTable(tuple(labels), CONTRASTIVE, version, options)
-
-
-def _wanted(index: LabelSource, features: Iterable[int] | None) -> NDArray[np.int64]:
-    live = live_features(index)
-    if features is None:
-        return live
-    wanted = np.array(sorted(set(features)), np.int64)
-    outside = wanted[(wanted < 0) | (wanted >= index.d_sae)]
-    if outside.size:
-        raise UsageError(f"there is no feature {outside[0]}: the index has {index.d_sae:,}, from 0 on")
-    return wanted[np.isin(wanted, live)]
 
 
 def _others(rules: Rules, seed: int) -> NDArray[np.int64]:
