@@ -1,4 +1,4 @@
-"""The demo, small: the whole way on the real model and text."""
+"""The demo, small: the whole way on the real model and text, and what it refuses before any work."""
 
 from __future__ import annotations
 
@@ -9,6 +9,13 @@ import sys
 from pathlib import Path
 
 import pytest
+from tests.features.index.built import text_folder
+from tests.measured import tiny_lm
+from transformers import PreTrainedTokenizerFast
+
+from saescope.demo import DemoOptions, run
+from saescope.errors import OccupiedError, UsageError
+from saescope.lm import LanguageModel
 
 ARGUMENTS = [
     "--no-serve", "--tokens", "6000", "--d-sae", "512", "--l0", "16", "--passes", "1",
@@ -21,6 +28,53 @@ def demo(out: Path, *more: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         command, capture_output=True, text=True, timeout=400, check=False, env=os.environ | {"COLUMNS": "200"}
     )
+
+
+class Stages:
+    """An audience that keeps the names of the stages; nothing else is shown to it before the first work."""
+
+    def __init__(self) -> None:
+        self.begun: list[str] = []
+
+    def stage(self, number: int, of: int, title: str) -> None:
+        self.begun.append(title)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        ({"eval_tokens": 0}, "--eval-tokens must be positive"),
+        ({"ce_tokens": -1}, "--ce-tokens must be positive"),
+        ({"passes": 0}, "passes"),
+        ({"d_sae": 8, "l0": 16}, "more than the 8 latents"),
+    ],
+)
+def test_what_cannot_work_is_refused_before_the_harvest(
+    tmp_path: Path,
+    byte_tokenizer: PreTrainedTokenizerFast,
+    monkeypatch: pytest.MonkeyPatch,
+    wrong: dict[str, float],
+    said: str,
+) -> None:
+    monkeypatch.setattr(LanguageModel, "load", lambda name: tiny_lm(byte_tokenizer))
+    stages = Stages()
+    options = DemoOptions(tmp_path / "out", model="tiny", corpus=str(text_folder(tmp_path / "text")), **wrong)  # type: ignore[arg-type]
+    with pytest.raises(UsageError, match=said):
+        run(options, stages)  # type: ignore[arg-type]
+    assert "harvest" not in stages.begun
+    assert not options.out.exists()
+
+
+def test_someone_elses_report_is_found_before_the_harvest(
+    tmp_path: Path, byte_tokenizer: PreTrainedTokenizerFast, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(LanguageModel, "load", lambda name: tiny_lm(byte_tokenizer))
+    (tmp_path / "out" / "report").mkdir(parents=True)
+    (tmp_path / "out" / "report" / "metrics.json").write_text("mine")
+    stages = Stages()
+    with pytest.raises(OccupiedError, match="was not written by saescope"):
+        run(DemoOptions(tmp_path / "out", "tiny", str(text_folder(tmp_path / "text"))), stages)  # type: ignore[arg-type]
+    assert stages.begun == ["fetch"]
 
 
 @pytest.mark.real

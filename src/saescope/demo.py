@@ -15,9 +15,9 @@ from saescope.evaluation import Evaluation, Subject, contexts_from_store, evalua
 from saescope.features import StoreSource, build_index
 from saescope.features.naming import name_features
 from saescope.lm import LanguageModel
-from saescope.reports import METRICS_FILE, write_report
+from saescope.reports import METRICS_FILE, claim, write_report
 from saescope.text import Corpus, SequenceOptions
-from saescope.training import Watcher, resolve, train
+from saescope.training import TrainConfig, Watcher, resolve, train
 
 ARCHITECTURES = ("batchtopk", "matryoshka")
 
@@ -66,8 +66,9 @@ class DemoResult:
 
 def run(options: DemoOptions, audience: Audience) -> DemoResult:
     """Run the demo into `options.out`. What an earlier, interrupted demo finished there is used, not made again."""
-    if options.tokens <= 0:
-        raise UsageError(f"--tokens must be positive, got {options.tokens}")
+    for name in ("tokens", "eval_tokens", "ce_tokens"):
+        if getattr(options, name) <= 0:
+            raise UsageError(f"--{name.replace('_', '-')} must be positive, got {getattr(options, name)}")
     out, seconds = options.out, {}
 
     def timed(title: str, number: int) -> Callable[[], None]:
@@ -84,10 +85,13 @@ def run(options: DemoOptions, audience: Audience) -> DemoResult:
         assets.fetch(options.model)
     corpus = Corpus.open(options.corpus)
     lm = LanguageModel.load(options.model)
+    point = f"resid_post.{middle_layer(lm)}"
+    # What training and the report would refuse after minutes of work is refused before it.
+    _training(options, point)
+    claim(out / "report")
     done()
 
     done = timed("harvest", 2)
-    point = f"resid_post.{middle_layer(lm)}"
     store = activations.harvest(
         lm,
         corpus,
@@ -100,15 +104,7 @@ def run(options: DemoOptions, audience: Audience) -> DemoResult:
     done()
 
     done = timed("train", 3)
-    config = resolve(
-        None,
-        {"passes": options.passes},
-        {"d_sae": options.d_sae},
-        archs=ARCHITECTURES,
-        l0s=[options.l0],
-        available=[point],
-        rows=sum(store.shard_rows("train")),
-    )
+    config = _training(options, point, sum(store.shard_rows("train")))
     source = StoreStream(store, config.points, batch_size=config.batch_size, passes=config.passes)
     try:
         train(config, source, out / "run", device=lm.device, watcher=audience.training())
@@ -145,6 +141,19 @@ def run(options: DemoOptions, audience: Audience) -> DemoResult:
     done()
     metrics = report.with_name(METRICS_FILE)
     return DemoResult(out / "store", coders, report, metrics, indexes, evaluations, seconds)
+
+
+def _training(options: DemoOptions, point: str, rows: int | None = None) -> TrainConfig:
+    """The training of every architecture at the point; `rows`, of one pass, decide the batch size."""
+    return resolve(
+        None,
+        {"passes": options.passes},
+        {"d_sae": options.d_sae},
+        archs=ARCHITECTURES,
+        l0s=[options.l0],
+        available=[point],
+        rows=rows,
+    )
 
 
 def _of_coder(tell: Callable[[str, int, int], None], name: str) -> Callable[[str, int, int], None]:
