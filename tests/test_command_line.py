@@ -37,8 +37,10 @@ def run(*arguments: object, environment: dict[str, str] | None = None) -> subpro
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory, byte_tokenizer: PreTrainedTokenizerFast) -> Path:
-    """A folder with a tiny random model and a corpus of sixty short documents."""
-    folder = tmp_path_factory.mktemp("cli")
+    """A folder with a tiny random model and a corpus of sixty short documents. Its name is one that a terminal's markup
+    would take for its own."""
+    folder = tmp_path_factory.mktemp("cli") / "[v2][/v1]"
+    folder.mkdir(parents=True)
     torch.manual_seed(0)
     config = LlamaConfig(
         vocab_size=len(byte_tokenizer), hidden_size=32, intermediate_size=48, num_hidden_layers=3,
@@ -71,6 +73,7 @@ def train(store: Path, out: Path, *more: object) -> list[object]:
 def store(place: Path) -> Path:
     done = run(*harvest(place, place / "store"))
     assert done.returncode == 0, done.stderr
+    assert f"next: saescope train {place}/store" in done.stdout
     return place / "store"
 
 
@@ -78,7 +81,7 @@ def store(place: Path) -> Path:
 def trained(place: Path, store: Path) -> Path:
     done = run(*train(store, place / "run"))
     assert done.returncode == 0, done.stderr
-    assert "Next: saescope eval" in done.stdout
+    assert f"Next: saescope eval {place}/run/coder" in done.stdout
     return place / "run"
 
 
@@ -326,6 +329,16 @@ def test_help_has_an_example_for_every_command() -> None:
 def test_usage_errors_exit_with_two() -> None:
     assert run("train", "--l0").returncode == 2
     one_line(run("train", "--out", "x"), 2, "give a STORE")
+
+
+@pytest.mark.parametrize("name", ["doctor", "cache"])
+def test_a_cache_folder_of_any_name_is_shown_as_it_is(tmp_path: Path, name: str) -> None:
+    folder = tmp_path / "[v2][/v1]"
+    (folder / "assets" / "[old]").mkdir(parents=True)
+    done = run(name, environment={"SAESCOPE_CACHE": str(folder)})
+    assert done.returncode == 0, done.stderr
+    assert str(folder) in done.stdout
+    assert "[old]" in done.stdout
 
 
 def test_doctor_for_machines() -> None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from saescope.cli.listed import listed
@@ -95,7 +96,7 @@ def _show(found: StepTimes, console: Console) -> None:
 
 
 def _show_text(found: TextTimes, console: Console) -> None:
-    console.print(f"[bold]text to coder[/]: {found.tokens:,} tokens at {found.point}")
+    console.print(f"[bold]text to coder[/]: {found.tokens:,} tokens at {escape(found.point)}")
     table = Table(show_header=False, box=None, padding=(0, 2))
     table.add_row("the model alone", f"{found.tokens / found.alone:,.0f} tokens/s", "")
     for n_coders, seconds in found.trained.items():

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 from rich.filesize import decimal
+from rich.markup import escape
 from rich.table import Table
 
 from saescope import assets
@@ -37,7 +38,7 @@ def list_assets(context: typer.Context, as_json: JsonOption = False) -> None:
         typer.echo(json.dumps({"folder": str(assets.cache_dir()), "assets": rows}, indent=1))
         return
     console = Console(soft_wrap=True)
-    console.print(f"cache folder: {assets.cache_dir()}")
+    console.print(f"cache folder: {assets.cache_dir()}", markup=False)
     if not cached:
         console.print("It is empty. `saescope fetch` fills it.")
         return
@@ -46,7 +47,7 @@ def list_assets(context: typer.Context, as_json: JsonOption = False) -> None:
         table.add_column(heading, justify="right" if heading == "size" else "left")
     for entry in cached:
         state = "ready" if entry.usable else "stale: fetch makes it again"
-        table.add_row(entry.name, entry.title, decimal(entry.n_bytes), entry.licence, state)
+        table.add_row(escape(entry.name), entry.title, decimal(entry.n_bytes), entry.licence, state)
     console.print(table)
 
 
@@ -62,4 +63,4 @@ def remove(
     if as_json:
         typer.echo(json.dumps({"bytes_freed": freed}))
     else:
-        Console(soft_wrap=True).print(f"{decimal(freed)} freed in {assets.cache_dir()}")
+        Console(soft_wrap=True).print(f"{decimal(freed)} freed in {assets.cache_dir()}", markup=False)

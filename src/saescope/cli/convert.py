@@ -84,7 +84,7 @@ def convert(
         return
     for text in imported["warnings"]:
         console.print(f"[yellow]assumed:[/] {escape(text)}")
-    console.print(f"{escape(coder.extra_repr())}: {imported['format']} -> {to}, in {escape(str(folder))}")
+    console.print(f"{escape(coder.extra_repr())}: {escape(str(imported['format']))} -> {to}, in {escape(str(folder))}")
 
 
 def _numbers(text: str | None) -> tuple[float, ...] | None:

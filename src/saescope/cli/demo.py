@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 
 if TYPE_CHECKING:
     from saescope.demo import DemoResult
@@ -106,17 +107,14 @@ def _tell(result: DemoResult) -> None:
     spent = ", ".join(f"{stage} {seconds:.0f} s" for stage, seconds in result.seconds.items())
     console.print(f"Done ({spent}).\n")
     first = next(iter(result.coders.values()))
-    console.print(f"[bold]What was made[/]  {result.store}: activations of every kept token")
-    console.print(f"                {', '.join(str(path) for path in result.coders.values())}: the coders")
-    console.print(f"                {result.metrics}: every number")
-    console.print(
-        f"                {', '.join(str(path) for path in result.indexes.values())}: who fires where, with labels"
-    )
-    console.print(f"[bold]Look at it[/]     saescope serve {result.store.parent}    the explorer")
-    console.print(f"                open {result.report} in a browser    the numbers, with their controls")
-    console.print(
-        f"[bold]Next[/]           saescope eval {first} --corpus FILE.txt --out my-eval    measure it on your own text"
-    )
-    console.print(
-        f"                saescope train {result.store} --arch matryoshka --d-sae 4096 --l0 16 --out my-run    train another"
-    )
+    for heading, line in (
+        ("What was made", f"{result.store}: activations of every kept token"),
+        ("", f"{', '.join(map(str, result.coders.values()))}: the coders"),
+        ("", f"{result.metrics}: every number"),
+        ("", f"{', '.join(map(str, result.indexes.values()))}: who fires where, with labels"),
+        ("Look at it", f"saescope serve {result.store.parent}    the explorer"),
+        ("", f"open {result.report} in a browser    the numbers, with their controls"),
+        ("Next", f"saescope eval {first} --corpus FILE.txt --out my-eval    measure it on your own text"),
+        ("", f"saescope train {result.store} --arch matryoshka --d-sae 4096 --l0 16 --out my-run    train another"),
+    ):
+        console.print(f"[bold]{heading}[/]{' ' * (16 - len(heading))}{escape(line)}")

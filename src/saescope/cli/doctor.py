@@ -6,6 +6,7 @@ import json
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 
@@ -40,7 +41,7 @@ def doctor(as_json: bool = typer.Option(False, "--json", help="Print JSON for ma
         "demo": f"about {found.demo_seconds / 60:.0f} minutes here, without the download",
     }
     for name, value in rows.items():
-        table.add_row(f"[bold]{name}[/]", value)
+        table.add_row(f"[bold]{name}[/]", escape(value))
     console = Console(highlight=False)
     console.print(table)
     for line in found.advice:

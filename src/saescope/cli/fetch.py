@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 
 from saescope import assets
 
@@ -31,4 +32,4 @@ def fetch(
         return
     console = Console(soft_wrap=True)
     for name, path in paths.items():
-        console.print(f"[bold]{name}[/bold] is ready in {path}")
+        console.print(f"[bold]{name}[/bold] is ready in {escape(path)}")

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 
 from saescope.cli.progress import harvest_bar
 
@@ -123,13 +124,13 @@ def _print_summary(store: Store, *, already: bool) -> None:
     special = sum(split.special for split in counts.values())
     sinks = sum(split.sink_any for split in counts.values())
     if already:
-        console.print(f"{store.path} was complete already; nothing to do.")
+        console.print(f"{store.path} was complete already; nothing to do.", markup=False)
     console.print(
-        f"[bold]{store.path}[/bold]: {store.n_rows:,} rows of {condensed(store.points)} "
+        f"[bold]{escape(str(store.path))}[/bold]: {store.n_rows:,} rows of {condensed(store.points)} "
         f"({counts['train'].rows:,} to train on, {counts['held_out'].rows:,} held out), "
         f"{store.n_shards} shards, {readable_bytes(summary['bytes'])}"
     )
     console.print(f"left out: {special:,} special tokens, {sinks:,} attention sinks of {tokens:,} tokens")
     if store.manifest.corpus_ended:
         console.print(f"the text ended before the {store.manifest.request.tokens:,} tokens asked for")
-    console.print(f"next: saescope train {store.path} --arch batchtopk --d-sae 9216 --l0 32 --out run")
+    console.print(f"next: saescope train {store.path} --arch batchtopk --d-sae 9216 --l0 32 --out run", markup=False)

@@ -63,9 +63,9 @@ def index(
         f"{len(found.documents):,} documents."
     )
     for what, why in found.manifest.skipped.items():
-        console.print(f"left out: {what}: {why}")
+        console.print(f"left out: {what}: {why}", markup=False)
     # Not the index itself: what people write is kept in the folder that is served, and an index may be built anew.
-    console.print(f"The index is in {where}. Look at it: saescope serve {where.parent}")
+    console.print(f"The index is in {where}. Look at it: saescope serve {where.parent}", markup=False)
 
 
 def _source(

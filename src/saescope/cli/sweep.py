@@ -150,7 +150,9 @@ def sweep(
     if as_json:
         print(json.dumps(records, allow_nan=False))
         return
-    console.print(f"{len(records)} coders. Open {made[0]} in a browser; every number is in {out / 'frontier.csv'}.")
+    console.print(
+        f"{len(records)} coders. Open {made[0]} in a browser; every number is in {out / 'frontier.csv'}.", markup=False
+    )
     if len(made) < 3:
         console.print(
             "frontier.png needs matplotlib: pip install 'saescope[plots]', then the same command.", markup=False

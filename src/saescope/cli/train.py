@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from saescope.cli.listed import listed, numbers, pairs
@@ -130,10 +131,12 @@ def train(
     console = Console(highlight=False, soft_wrap=True)
     table = Table("coder", "held-out FVU", "held-out L0", "dead in training", box=None, padding=(0, 2))
     for name, found in results.items():
-        table.add_row(name, *(f"{found.get(key, float('nan')):.4g}" for key in _SHOWN))
+        table.add_row(escape(name), *(f"{found.get(key, float('nan')):.4g}" for key in _SHOWN))
     console.print(table)
     saved = out / "coder" if len(coders) == 1 else out / "coders" / "*"
-    console.print(f"Saved in {out / 'coders'}. Next: saescope eval {saved} --corpus demo --out {out / 'eval'}")
+    console.print(
+        f"Saved in {out / 'coders'}. Next: saescope eval {saved} --corpus demo --out {out / 'eval'}", markup=False
+    )
 
 
 _SHOWN = ("held_out_fvu_centered", "held_out_l0", "dead")
