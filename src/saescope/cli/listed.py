@@ -33,7 +33,7 @@ def whole_numbers(flag: str, value: str | None) -> list[int]:
 
 
 def pairs(flag: str, given: list[str] | None) -> dict[str, Any]:
-    """NAME=VALUE of an option that may be repeated; values as YAML reads them."""
+    """NAME=VALUE of an option that may be repeated; values as YAML reads them. UsageError for one that it does not."""
     import yaml
 
     settings = {}
@@ -41,5 +41,8 @@ def pairs(flag: str, given: list[str] | None) -> dict[str, Any]:
         name, equals, value = pair.partition("=")
         if not equals:
             raise UsageError(f"{flag} takes NAME=VALUE, got {pair!r}")
-        settings[name] = yaml.safe_load(value)
+        try:
+            settings[name] = yaml.safe_load(value)
+        except yaml.YAMLError:
+            raise UsageError(f"{flag} {name}: {value!r} is no YAML value; write a number, a word or [a list]") from None
     return settings
