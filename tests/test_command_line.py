@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+import tomllib
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -348,3 +349,6 @@ def test_doctor_for_machines() -> None:
     assert found["demo_seconds"] > 0
     assert found["kernels"]["cpu"] == "in use"
     assert found["kernels"]["sparse"] == "here"
+    # What it advises to install is there to install.
+    project = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text())["project"]
+    assert set(found["extras"]) == set(project["optional-dependencies"])
