@@ -86,6 +86,18 @@ def test_a_plot_shows_coder_and_control_at_every_layer(thirty: list[Evaluation])
     assert labels == ["0", "10", "20"]
 
 
+def test_seeds_of_a_layer_are_one_point_with_their_range(at: Callable[..., Evaluation]) -> None:
+    seeds = [at(layer, fvu_centered=0.1 + 0.1 * seed) for seed in range(3) for layer in range(3)]
+    first = layer_plots(seeds).split("</figure>")[0]
+    places = re.findall(r'<circle class="dot s0" cx="([\d.]+)" cy="([\d.]+)"', first)
+    assert len({x for x, _ in places}) == len(places) == 3
+    assert len({y for _, y in places}) == 1, "the mean of 0.1, 0.2 and 0.3 at every layer"
+    assert len(re.findall(r'class="ends s0"', first)) == 3
+    assert "coder: 0.2 at 1" in first
+    assert "from the lowest to the highest" in first
+    assert "the lowest to the highest" not in layer_plots(seeds[:3])
+
+
 def test_few_layers_have_ticks_at_whole_numbers(at: Callable[..., Evaluation]) -> None:
     first = layer_plots([at(layer) for layer in range(3)]).split("</figure>")[0]
     assert re.findall(r'class="tick middle"[^>]*>([^<]+)<', first) == ["0", "1", "2"]

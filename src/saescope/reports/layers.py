@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from statistics import fmean
 
 from saescope.evaluation import BY_KEY, Evaluation
 from saescope.lm import Point, common_layer
@@ -81,6 +82,8 @@ def layer_plots(evaluations: Sequence[Evaluation]) -> str:
 
 
 def _figures(kind: str, members: Sequence[Evaluation]) -> list[Figure]:
+    alone = len({layer_of(member) for member in members}) == len(members)
+    shared = "Several coders of a layer are one point, their mean, with a bar from the lowest to the highest."
     notes = {
         "ce_recovered_mean": f"Below {_LOWEST_RECOVERED} a point is drawn at the edge. Where ablation costs the model little, "
         "this is a ratio of two small numbers.",
@@ -89,15 +92,15 @@ def _figures(kind: str, members: Sequence[Evaluation]) -> list[Figure]:
     figures = []
     for key in ("fvu_centered", "ce_recovered_mean", "l0", "dead_fraction"):
         metric = BY_KEY[key]
-        lines = [Line("coder", _curve(members, key, None), marks=True)]
-        lines += [Line(label, _curve(members, key, name), marks=True) for name, label in CONTROL_NAMES.items()]
+        lines = [_curve("coder", members, key, None)]
+        lines += [_curve(label, members, key, name) for name, label in CONTROL_NAMES.items()]
         figures.append(
             Figure(
                 f"{metric.label} by layer",
                 "layer",
                 _summary(f"{metric.label} of {kind}", lines[0].points),
                 lines=lines if key != "l0" else lines[:1],
-                note=notes.get(key, ""),
+                note=" ".join(filter(None, ["" if alone else shared, notes.get(key, "")])),
                 whole_x=True,
                 lowest=_LOWEST_RECOVERED if key == "ce_recovered_mean" else None,
             )
@@ -105,14 +108,17 @@ def _figures(kind: str, members: Sequence[Evaluation]) -> list[Figure]:
     return figures
 
 
-def _curve(members: Sequence[Evaluation], key: str, control: str | None) -> list[tuple[float, float]]:
-    found = []
+def _curve(label: str, members: Sequence[Evaluation], key: str, control: str | None) -> Line:
+    """A point a layer: coders that differ in what their kind does not say, such as the seed, are no course over layers."""
+    found: dict[int, list[float]] = {}
     for member in members:
         value = (member.coder if control is None else member.controls.get(control, {})).get(key)
         layer = layer_of(member)
         if value is not None and layer is not None:
-            found.append((float(layer), float(value)))
-    return found
+            found.setdefault(layer, []).append(float(value))
+    points = [(float(layer), fmean(values)) for layer, values in found.items()]
+    ends = [(min(values), max(values)) if len(values) > 1 else None for values in found.values()]
+    return Line(label, points, marks=True, ends=ends)
 
 
 def _summary(what: str, curve: Sequence[tuple[float, float]]) -> str:

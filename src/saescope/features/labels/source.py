@@ -58,5 +58,7 @@ def features_to_label(source: LabelSource, features: Iterable[int] | None) -> ND
         raise UsageError(f"there is no feature {outside[0]}: the index has {source.d_sae:,}, from 0 on")
     found = np.intersect1d(np.array(wanted, np.int64), live)
     if not found.size:
-        raise UsageError("none of the features named fires on the indexed text, so there is nothing to label; name others")
+        raise UsageError(
+            "none of the features named fires on the indexed text, so there is nothing to label; name others"
+        )
     return found
