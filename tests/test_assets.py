@@ -373,6 +373,19 @@ def test_the_cache_folder_follows_the_environment(tmp_path: Path, monkeypatch: p
     assert assets.cache_dir() == Path.home() / ".cache" / "saescope"
 
 
+def test_a_home_that_nobody_has_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SAESCOPE_CACHE", "~nobody-of-that-name/cache")
+    with pytest.raises(AssetError, match="SAESCOPE_CACHE is ~nobody-of-that-name/cache"):
+        assets.cache_dir()
+    monkeypatch.delenv("SAESCOPE_CACHE")
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.delenv("HOME", raising=False)
+    # A container may run as a user that its system does not know.
+    monkeypatch.setattr(os, "getuid", lambda: 987_654_321)
+    with pytest.raises(AssetError, match="set SAESCOPE_CACHE"):
+        assets.cache_dir()
+
+
 def test_every_row_is_consistent() -> None:
     for asset in [*assets.MODELS.values(), *assets.CORPORA.values()]:
         packages = {wheel.package for wheel in asset.wheels}

@@ -43,12 +43,16 @@ class CachedAsset:
 
 
 def cache_dir() -> Path:
-    """The cache folder's path; it need not exist yet."""
+    """The cache folder's path; it need not exist yet. AssetError where it would lie in a home that nobody has."""
     chosen = os.environ.get("SAESCOPE_CACHE")
-    if chosen:
-        return Path(chosen).expanduser().absolute()
     base = os.environ.get("XDG_CACHE_HOME")
-    return (Path(base) if base else Path.home() / ".cache") / "saescope"
+    try:
+        if chosen:
+            return Path(chosen).expanduser().absolute()
+        return (Path(base) if base else Path.home() / ".cache") / "saescope"
+    except RuntimeError:
+        whose = f"SAESCOPE_CACHE is {chosen}, whose home folder" if chosen else "your home folder"
+        raise AssetError(f"{whose} cannot be found; set SAESCOPE_CACHE to a folder you can write to") from None
 
 
 def asset_dir(name: str) -> Path:
