@@ -350,6 +350,15 @@ def test_listing_and_removing(tiny: Asset) -> None:
         assets.remove("tiny")
 
 
+def test_of_several_names_a_wrong_one_leaves_all(tiny: Asset) -> None:
+    assets.fetch("tiny", progress=False)
+    with pytest.raises(UsageError, match="smollm2 is not in the cache"):
+        assets.remove("tiny", "smollm2")
+    assert assets.is_usable(tiny)
+    assert assets.remove("tiny", "tiny") > 0
+    assert assets.list_cached() == []
+
+
 def test_clear_takes_everything_and_what_a_killed_process_left(tiny: Asset) -> None:
     assets.fetch("tiny", progress=False)
     (assets.cache_dir() / "work").mkdir()

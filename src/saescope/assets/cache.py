@@ -126,24 +126,27 @@ def list_cached() -> list[CachedAsset]:
     return found
 
 
-def remove(name: str) -> int:
-    """Delete an asset (a bundle: each of its parts) from the cache and return the bytes freed.
+def remove(*names: str) -> int:
+    """Delete assets (of a bundle, each of its parts) from the cache and return the bytes freed.
 
-    UsageError when nothing of that name is cached.
+    UsageError when nothing of one of the names is cached; then all are still there.
     """
     cached = {entry.name: entry for entry in list_cached()}
-    wanted = [name] if name in cached else [asset.name for asset in lookup(name)]
-    targets = [cached[part] for part in wanted if part in cached]
-    if not targets:
-        hint = nearest(name, cached) or "; `saescope cache` lists what is"
-        raise UsageError(f"{name} is not in the cache {cache_dir()}{hint}")
+    targets: dict[str, CachedAsset] = {}
+    for name in names:
+        wanted = [name] if name in cached else [asset.name for asset in lookup(name)]
+        found = {part: cached[part] for part in wanted if part in cached}
+        if not found:
+            hint = nearest(name, cached) or "; `saescope cache` lists what is"
+            raise UsageError(f"{name} is not in the cache {cache_dir()}{hint}")
+        targets |= found
     with exclusive() as work:
-        for target in targets:
+        for target in targets.values():
             # Renamed first: a half-deleted folder must never sit under a name that is read.
             doomed = work / target.name
             os.replace(target.path, doomed)
             shutil.rmtree(doomed)
-    return sum(target.n_bytes for target in targets)
+    return sum(target.n_bytes for target in targets.values())
 
 
 def clear() -> int:

@@ -59,7 +59,7 @@ def remove(
     """Delete assets from the cache; `saescope fetch` brings them back."""
     if everything == bool(names):
         raise UsageError("say which assets to delete, or --all; `saescope cache` lists them")
-    freed = assets.clear() if everything else sum(assets.remove(name) for name in names or ())
+    freed = assets.clear() if everything else assets.remove(*names or ())
     if as_json:
         typer.echo(json.dumps({"bytes_freed": freed}))
     else:
