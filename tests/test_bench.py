@@ -10,6 +10,7 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
+from saescope import bench
 from saescope.bench import Shape, anonymous_memory, time_steps
 from saescope.cli import _register, app
 from saescope.errors import UsageError
@@ -49,6 +50,15 @@ def test_an_impossible_shape_is_one_line() -> None:
         time_steps(Shape("topkk", **SMALL), device="cpu")
     with pytest.raises(UsageError, match="k = 97 is more than the 96 latents"):
         time_steps(Shape("topk", **SMALL | {"l0": 97}), device="cpu")
+
+
+def test_too_little_text_is_refused_before_anything_is_timed(monkeypatch: pytest.MonkeyPatch) -> None:
+    if not app.registered_commands:
+        _register()
+    monkeypatch.setattr(bench, "time_steps", lambda *_, **__: pytest.fail("timed before it was refused"))
+    found = CliRunner().invoke(app, ["bench", "--text", "3", "--model", "nowhere"])
+    assert isinstance(found.exception, UsageError)
+    assert "--text takes at least 1,024 tokens" in str(found.exception)
 
 
 def test_memory_is_what_was_touched() -> None:

@@ -19,6 +19,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from saescope.coders import architecture_type
+from saescope.errors import UsageError
 from saescope.kernels import active
 from saescope.kernels.dispatch import timed, wait_and_clock
 from saescope.lm import has_native_bf16, resolve_device
@@ -38,6 +39,7 @@ STAGES = {
     "projection, clipping, Adam, unit rows": ("tangent", "adam"),
 }
 REST = "the rest: normalising, loss, autograd"
+FEWEST_TOKENS = 1024
 _WARM_UP = 3
 # The first times a product of tens of megabytes is made, the system has no large pages to give it yet.
 _PRODUCT_WARM_UP = 8
@@ -88,7 +90,7 @@ class StepTimes:
 
 @dataclass(frozen=True)
 class TextTimes:
-    """Seconds for the same text: the model alone, and the model with so many coders in training."""
+    """Seconds for the same text: the model alone, and the model with so many coders in training. tokens: that trained."""
 
     tokens: int
     point: str
@@ -152,15 +154,22 @@ def time_text(
     coders: tuple[int, ...] = (1, 8),
     shape: Shape | None = None,
 ) -> TextTimes:
-    """Run `tokens` of text through the model as far as `point`, alone and with coders in training on it."""
+    """Run `tokens` of text, or all there is, through the model as far as `point`, alone and with coders in training on it.
+    UsageError for fewer than `FEWEST_TOKENS`."""
     from saescope.activations import ModelStream
 
+    if tokens < FEWEST_TOKENS:
+        raise UsageError(f"{tokens:,} tokens of text are too few to time; give at least {FEWEST_TOKENS:,}")
     shape = shape or Shape(d_in=lm.width(point))
+    n_rows = 0
     selection = torch.bfloat16 if has_native_bf16(lm.device) else torch.float32
 
     def run(n_coders: int) -> float:
+        nonlocal n_rows
         source = ModelStream(lm, corpus, point, tokens=tokens, batch_size=min(shape.batch_size, tokens // 4))
         try:
+            # Not what was asked for: the text may end before, and documents held out of training are not run.
+            n_rows = source.n_rows
             started = wait_and_clock(lm.device)
             members: list[Member] = []
             for index, batch in enumerate(source):
@@ -174,7 +183,8 @@ def time_text(
             source.close()
 
     run(0)
-    return TextTimes(tokens, point, run(0), {n: run(n) for n in coders})
+    alone, trained = run(0), {n: run(n) for n in coders}
+    return TextTimes(n_rows, point, alone, trained)
 
 
 def synthetic_batch(shape: Shape) -> Float[Tensor, "tokens d_in"]:

@@ -43,13 +43,15 @@ def bench(
 
     Example: saescope bench --arch batchtopk,jumprelu --d-sae 9216
     """
-    from saescope.bench import Shape, time_steps, time_text
+    from saescope.bench import FEWEST_TOKENS, Shape, time_steps, time_text
     from saescope.lm import LanguageModel
     from saescope.text import Corpus
 
     shapes = [Shape(name, d_in, d_sae, l0, batch_size, dead) for name in listed(arch)]
     if not shapes:
         raise UsageError("--arch names no architecture; give one, such as batchtopk")
+    if 0 < text < FEWEST_TOKENS:
+        raise UsageError(f"--text takes at least {FEWEST_TOKENS:,} tokens, got {text:,}")
     if text:
         # First of all, so that a wrong name is refused before anything is timed.
         lm, documents = LanguageModel.load(model, device=device), Corpus.open(corpus)
