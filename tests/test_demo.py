@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from tests.features.index.built import text_folder
 from tests.measured import tiny_lm
 from transformers import PreTrainedTokenizerFast
 
+from saescope.cli.demo import _Shown
 from saescope.demo import DemoOptions, run
 from saescope.errors import OccupiedError, UsageError
 from saescope.lm import LanguageModel
@@ -75,6 +77,14 @@ def test_someone_elses_report_is_found_before_the_harvest(
     with pytest.raises(OccupiedError, match="was not written by saescope"):
         run(DemoOptions(tmp_path / "out", "tiny", str(text_folder(tmp_path / "text"))), stages)  # type: ignore[arg-type]
     assert stages.begun == ["fetch"]
+
+
+@pytest.mark.parametrize("quiet", [True, False])
+def test_headlines_are_progress(quiet: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setenv("SAESCOPE_QUIET", "1" if quiet else "")
+    with ExitStack() as stack:
+        _Shown(stack, silent=False).stage(2, 5, "harvest")
+    assert capsys.readouterr().err == ("" if quiet else "2/5 harvest\n")
 
 
 @pytest.mark.real

@@ -57,7 +57,9 @@ class _Shown:
     """Stages as headlines, bars within."""
 
     def __init__(self, stack: ExitStack, *, silent: bool) -> None:
-        self._outer, self._silent = stack, silent
+        from saescope.cli.progress import quiet
+
+        self._outer, self._silent = stack, silent or quiet()
         self._stage = stack.enter_context(ExitStack())
         self._console = Console(stderr=True, highlight=False)
 
