@@ -80,7 +80,9 @@ def test_someone_elses_report_is_found_before_the_harvest(
 
 
 @pytest.mark.parametrize("quiet", [True, False])
-def test_headlines_are_progress(quiet: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_headlines_are_progress(
+    quiet: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.setenv("SAESCOPE_QUIET", "1" if quiet else "")
     with ExitStack() as stack:
         _Shown(stack, silent=False).stage(2, 5, "harvest")

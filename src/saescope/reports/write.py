@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import TYPE_CHECKING
 
 from saescope.errors import OccupiedError, SaescopeError
@@ -26,11 +27,9 @@ def claim(folder: str | Path) -> Path:
     for name, ours in ((METRICS_FILE, _is_metrics), (REPORT_FILE, _is_report)):
         if (folder / name).exists() and not ours(folder / name):
             raise OccupiedError(f"{folder / name} was not written by saescope eval; choose another --out")
-    probe = folder / f".{METRICS_FILE}.writing"
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        probe.write_text("")
-        probe.unlink()
+        TemporaryFile(dir=folder).close()
     except OSError as error:
         raise SaescopeError(f"cannot write to {folder}: {error.strerror or error}; choose another --out") from None
     return folder

@@ -34,7 +34,7 @@ from saescope.training.journal import open_loggers, read_lines, thinned
 from saescope.training.member import Member, Moments
 from saescope.training.reference import reference_tensors
 from saescope.training.trainer import Trainer, Watcher
-from saescope.whole_files import write_whole
+from saescope.whole_files import is_unfinished, write_whole
 
 CONFIG, RUN = "config.yaml", "run.json"
 # Rows kept for what is settled before and after training: of sixty hook points of width 576, 7,700 rows.
@@ -100,7 +100,7 @@ def _is_free(out: Path, config: TrainConfig) -> bool:
     """Whether a folder has nothing, or no more than a run of this configuration that ended while it began."""
     if not out.is_dir():
         return False
-    names = {path.name for path in out.iterdir()} - {".lock", f".{CONFIG}.writing", f".{RUN}.writing"}
+    names = {path.name for path in out.iterdir() if not is_unfinished(path.name, CONFIG, RUN)} - {".lock"}
     return not names or (names == {CONFIG} and (out / CONFIG).read_text() == config.to_yaml())
 
 

@@ -32,7 +32,7 @@ from saescope.features.index.statistics import find_coactive, sweep_features
 from saescope.features.index.tables import FEATURES, write_features
 from saescope.features.store_pass import check_weights
 from saescope.progress import Progress
-from saescope.whole_files import write_whole
+from saescope.whole_files import is_unfinished, write_whole
 
 if TYPE_CHECKING:
     from saescope.lm import LanguageModel
@@ -40,8 +40,6 @@ if TYPE_CHECKING:
 Result = TypeVar("Result")
 MEMORY = 2**30
 _LOCK = ".lock"
-# What a build that was killed at its very beginning leaves.
-_BEGUN = (_LOCK, f".{MANIFEST}.writing")
 
 
 @torch.no_grad()
@@ -239,11 +237,16 @@ def coder_fingerprint(coder: SparseCoder) -> str:
     return digest.hexdigest()
 
 
+def _is_begun(name: str) -> bool:
+    """Whether a file is what a build that was killed at its very beginning leaves."""
+    return name == _LOCK or is_unfinished(name, MANIFEST)
+
+
 def _is_finished(folder: Path, manifest: IndexManifest) -> bool:
     """Whether the index is there already, whole. OccupiedError where the folder holds anything but a beginning of it."""
     existing = IndexManifest.read(folder)
     if existing is None:
-        if folder.exists() and (not folder.is_dir() or any(path.name not in _BEGUN for path in folder.iterdir())):
+        if folder.exists() and not (folder.is_dir() and all(_is_begun(path.name) for path in folder.iterdir())):
             raise OccupiedError(f"{folder} holds something else; choose another --out")
         return False
     if existing.request() != manifest.request():
