@@ -342,6 +342,13 @@ def test_a_cache_folder_of_any_name_is_shown_as_it_is(tmp_path: Path, name: str)
     assert "[old]" in done.stdout
 
 
+def test_a_terminal_without_the_characters_gets_the_rest(tmp_path: Path) -> None:
+    folder = tmp_path / "− 日本"
+    done = run("cache", environment={"SAESCOPE_CACHE": str(folder), "PYTHONIOENCODING": "ascii"})
+    assert done.returncode == 0, done.stderr
+    assert "? ??" in done.stdout
+
+
 def test_doctor_for_machines() -> None:
     done = run("doctor", "--json")
     assert done.returncode == 0, done.stderr

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import io
 import os
 import sys
 import warnings
@@ -79,6 +80,9 @@ def main() -> NoReturn:
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     warnings.filterwarnings("ignore", module=r"(torch|transformers)\..*")
     warnings.showwarning = _show
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        # A terminal may not have a minus sign or the letters of a path; results are worth more than one of their characters.
+        sys.stdout.reconfigure(errors="replace")
     _register()
     _leave(_run())
 
