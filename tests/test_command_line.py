@@ -327,6 +327,13 @@ def test_help_has_an_example_for_every_command() -> None:
         assert f"saescope {name}" in run(name, "--help").stdout.split("Example")[-1], name
 
 
+def test_no_command_shows_the_help_and_nothing_else() -> None:
+    done = run()
+    assert done.returncode == 2
+    assert "Commands" in done.stdout
+    assert "See saescope --help" not in done.stderr
+
+
 def test_usage_errors_exit_with_two() -> None:
     assert run("train", "--l0").returncode == 2
     one_line(run("train", "--out", "x"), 2, "give a STORE")

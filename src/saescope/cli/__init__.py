@@ -108,7 +108,9 @@ def _run() -> int:
         # What typer's parser raises is click's or, in newer versions, its own copy of click's: known by its methods.
         if not (hasattr(error, "exit_code") and hasattr(error, "format_message")):
             raise
-        _complain(f"{error.format_message()} See saescope --help.")
+        # Without a word it has shown the help itself.
+        if said := error.format_message():
+            _complain(f"{said} See saescope --help.")
         return int(error.exit_code)
     if code == 130:
         # Where typer has caught the interruption itself, the code is all that it leaves of it.
