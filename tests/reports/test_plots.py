@@ -86,3 +86,12 @@ def test_a_narrow_logarithmic_axis_still_has_ticks() -> None:
     ticks = Scale(29.0, 35.0, 0, 100, log=True).ticks()
     assert ticks
     assert all(29 <= tick <= 35 for tick in ticks)
+
+
+def test_a_point_at_zero_leaves_a_logarithmic_axis_logarithmic() -> None:
+    drawn = Figure(
+        "T", "x", "s", lines=[Line("a", [(0, 1.0), (10, 2.0), (100, 3.0), (1000, 4.0)], marks=True)], log_x=True
+    )
+    places = [float(x) for x in re.findall(r'<circle class="dot s0" cx="([\d.]+)"', drawn.svg())]
+    assert places[0] <= places[1]
+    assert places[3] - places[2] == pytest.approx(places[2] - places[1], abs=0.2)

@@ -83,6 +83,9 @@ class Figure:
         ys = [y for line in lines for _, y in line.points] + [number for bars in self.bars for number in bars.counts]
         ys += [end for line in lines for ends in line.ends if ends is not None for end in ends]
         low, high = self.limits or (min(xs), max(xs))
+        if self.log_x and low <= 0:
+            # A coder that is dead has an L0 of 0: drawn at the edge, so that the others keep their axis.
+            low = min((x for x in xs if x > 0), default=0)
         if self.log_x and low > 0:
             x = Scale(low / 1.1, high * 1.1, _LEFT, _WIDTH - _RIGHT, log=True)
         else:
