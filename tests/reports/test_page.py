@@ -14,7 +14,7 @@ from tests.measured import documents, random_coder, tiny_lm
 from transformers import PreTrainedTokenizerFast
 
 from saescope.errors import OccupiedError
-from saescope.evaluation import METRICS, Evaluation, evaluate
+from saescope.evaluation import METRICS, Estimate, Evaluation, Part, Score, evaluate
 from saescope.reports import claim, report_page, write_report
 from saescope.text import TokenText
 
@@ -210,6 +210,15 @@ def test_hostile_text_stays_text(evaluation: Evaluation, text: str) -> None:
     assert not re.search("[\u202a-\u202e\u2066-\u2069\x00-\x09\x0b-\x1f]", html)
     shown = re.sub("[\u202e\u2066\x00\x07]", "\ufffd", text)
     assert page.text.count(shown) == harmless.text.count("harmless")
+
+
+def test_a_part_says_over_what_its_intervals_are(evaluation: Evaluation, pieces, html: str) -> None:  # type: ignore[no-untyped-def]
+    score = Score("k1", "One latent", Estimate(0.7, (0.6, 0.8)))
+    part = Part("probing", "Probing", "On words.", (score,), facts={"intervals": {"unit": "held-out <word>"}})
+    text = Page(report_page([evaluation.with_parts([part])], pieces)).text
+    assert "over resamples of: held-out <word>." in text
+    assert "resamples of whole documents; those of a part of the suite as it says." in text
+    assert "resamples of whole documents." in Page(html).text
 
 
 def test_several_coders_have_links_to_their_sections(evaluation: Evaluation, pieces) -> None:  # type: ignore[no-untyped-def]

@@ -93,10 +93,11 @@ def _footer(evaluation: Evaluation) -> str:
     facts: dict[str, Any] = evaluation.evaluation
     excluded = facts["excluded"]
     logits = facts["ce_dtype"]["logits"]
+    of_parts = "; those of a part of the suite as it says" if evaluation.parts else ""
     return (
         f"<p>{facts['tokens']:,} tokens run; {excluded['special']:,} special tokens and {excluded['sink']:,} attention sinks "
         f"left out everywhere. Prediction loss over {facts['predictions']:,} targets, logits in {visible(logits)}, "
         f"probabilities in {visible(facts['ce_dtype']['probabilities'])}. Intervals: 95 %, "
-        f"{facts['intervals']['resamples']:,} resamples of whole documents.</p>"
+        f"{facts['intervals']['resamples']:,} resamples of whole documents{of_parts}.</p>"
         "<p>Every number is also in metrics.json. Made by saescope; this file loads nothing and runs no script.</p>"
     )

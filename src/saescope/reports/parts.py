@@ -36,6 +36,8 @@ def _section(name: str, part: Part) -> str:
         f'<p class="quiet"><b>{visible(CONTROL_NAMES.get(control, control.replace("_", " ")))}</b>: {visible(meaning)}</p>'
         for control, meaning in part.controls.items()
     )
+    unit = part.facts.get("intervals", {}).get("unit")
+    notes += f'<p class="quiet">Intervals: 95 %, over resamples of: {visible(unit)}.</p>' if unit else ""
     shown = table(f"{part.title}, with controls and 95 % intervals", "score", columns, rows, n_bold=1)
     return f"{heading}<p>{visible(part.lead)}</p>{shown}{notes}"
 
