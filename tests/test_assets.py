@@ -350,6 +350,25 @@ def test_listing_and_removing(tiny: Asset) -> None:
         assets.remove("tiny")
 
 
+def test_files_that_go_while_they_are_counted_are_not_there(tiny: Asset, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = assets.fetch("tiny", progress=False)
+    work = assets.cache_dir() / "work"
+    work.mkdir()
+    (work / "half.whl").write_bytes(b"x" * 1000)
+    stat = Path.stat
+
+    def moved(self: Path, **options: bool) -> os.stat_result:
+        found = stat(self, **options)
+        # As a download that is moved to its place right after it was seen.
+        if self.name == "half.whl":
+            self.unlink()
+        return found
+
+    monkeypatch.setattr(Path, "stat", moved)
+    assert assets.clear() > 0
+    assert not path.exists()
+
+
 def test_of_several_names_a_wrong_one_leaves_all(tiny: Asset) -> None:
     assets.fetch("tiny", progress=False)
     with pytest.raises(UsageError, match="smollm2 is not in the cache"):
