@@ -75,7 +75,7 @@ def test_no_folder(tmp_path: Path) -> None:
 
 def test_saving_over_something_else_is_refused(tmp_path: Path) -> None:
     (tmp_path / "thesis.txt").write_text("years of work")
-    with pytest.raises(OccupiedError, match="is not a coder"):
+    with pytest.raises(OccupiedError, match="is not replaced"):
         save(small_coder("jumprelu"), tmp_path)
     assert (tmp_path / "thesis.txt").read_text() == "years of work"
 

@@ -33,7 +33,9 @@ def written_whole(folder: Path, replaces: Callable[[Path], bool]) -> Iterator[Pa
     OccupiedError where `folder` holds something that is not `replaces`-able, or cannot be replaced because one is in it.
     """
     if folder.exists() and (not folder.is_dir() or (any(folder.iterdir()) and not replaces(folder))):
-        raise OccupiedError(f"{folder} exists and is not a coder; choose another folder to save to")
+        raise OccupiedError(
+            f"{folder} holds something already, which is not replaced; choose another folder to save to"
+        )
     if folder.resolve() == Path.cwd():
         raise OccupiedError(
             f"{folder} is the folder you are in, which cannot be replaced; name a new one, as {folder / 'coder'}"
