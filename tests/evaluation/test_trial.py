@@ -128,6 +128,7 @@ def test_a_coder_that_died_has_no_stability_and_ends_nothing(
         ({"l0s": [64]}, "more than the 32 latents"),
         ({"settings": {"beta": 1}}, "nearest: betas"),
         ({"settings": {"seed": 1}}, "settles seed by options of its own"),
+        ({"settings": {"lr": 1e-3}}, "settles lr by options of its own"),
         ({"tokens": 0}, "tokens: input should be greater than 0, got 0"),
     ],
 )

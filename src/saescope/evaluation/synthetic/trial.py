@@ -85,7 +85,7 @@ class TrialRequest(BaseModel):
             for name, arch, l0 in self.named()
         ]
         fixed = {"coders": coders, "batch_size": self.batch_size, "passes": 1, "seed": seed}
-        if both := sorted(fixed.keys() & self.settings.keys()):
+        if both := sorted((fixed.keys() | {"lr"}) & self.settings.keys()):
             raise UsageError(f"a synthetic trial settles {', '.join(both)} by options of its own")
         return TrainConfig.from_data(self.settings | fixed, "the training settings")
 
