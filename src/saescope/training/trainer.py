@@ -75,7 +75,9 @@ class Trainer:
         self.step, self.seconds = int(state["step"]), float(state["seconds"])
         return self.step
 
-    def save(self) -> Path:
+    def save(self, losses: dict[str, tuple[Loss, Tensor]]) -> Path:
+        """Write a checkpoint after a step with these losses; TrainingError, and none, where one is not finite."""
+        self._refuse_non_finite(losses)
         state: dict[str, Any] = {
             "conditions": conditions(self.device, self.members[0].selection),
             "source": self.source.state_dict(),
@@ -94,7 +96,7 @@ class Trainer:
         losses: dict[str, tuple[Loss, Tensor]] = {}
         with _stop_requests() as stop:
             batches = iter(self.source)
-            while (batch := self._next_batch(batches, stop, first, losses)) is not None:
+            while (batch := self._next_batch(batches, stop, losses)) is not None:
                 on_device = batch.to(self.device, non_blocking=True)
                 losses = {member.name: member.step(on_device, self.step) for member in self.members}
                 self.step += 1
@@ -111,32 +113,25 @@ class Trainer:
                         self._latest[member.name] |= fresh
                 self._tell(first, started)
                 if self.step % save_every == 0 and not last:
-                    self._refuse_non_finite(losses)
-                    self.save()
+                    self.save(losses)
                 if stop.asked and not last:
-                    self._refuse_non_finite(losses)
-                    self.save()
+                    self.save(losses)
                     raise KeyboardInterrupt
                 if last:
                     break
 
     def _next_batch(
-        self,
-        batches: Iterator[Float[Tensor, "batch d_total"]],
-        stop: _Stop,
-        first: int,
-        losses: dict[str, tuple[Loss, Tensor]],
+        self, batches: Iterator[Float[Tensor, "batch d_total"]], stop: _Stop, losses: dict[str, tuple[Loss, Tensor]]
     ) -> Float[Tensor, "batch d_total"] | None:
-        """The next batch, given up at once when asked to stop: where the model makes it, it may be minutes away."""
+        """The next batch, given up at once when asked to stop: where the model makes it, it may be minutes away.
+        `losses` are of the step before, empty where there was none."""
+        # Once the source has counted it, it is trained on, or the checkpoint would be a batch ahead of the weights.
+        stop.at_once = lambda: self.source.step == self.step
         try:
-            # Once the source has counted it, it is trained on, or the checkpoint would be a batch ahead of the weights.
-            stop.at_once = lambda: self.source.step == self.step
             return next(batches, None)
         except KeyboardInterrupt:
-            stop.at_once = _never
-            if self.step > first:
-                self._refuse_non_finite(losses)
-                self.save()
+            if losses:
+                self.save(losses)
             raise
         finally:
             stop.at_once = _never
