@@ -53,6 +53,7 @@ def test_labelled_sets_are_read_before_the_model_is_loaded(
     monkeypatch.setattr(LanguageModel, "load", lambda *_, **__: pytest.fail("the model was loaded"))
     assert evaluated(monkeypatch, *given, "--suite", "probing", "--tasks", tmp_path / "tasks") == 1
     assert "a labelled set needs two labels or more" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists(), "what cannot be read leaves no folder"
 
 
 def test_a_part_that_cannot_be_measured_is_absent_with_its_reason(

@@ -90,14 +90,15 @@ def evaluate(
 
     kinds = evaluation.chosen_parts(listed(suite))
     rules = [evaluation.convention(name) for name in listed(compat)]
-    if out is not None:
-        reports.claim(out)
     subjects = [evaluation.Subject.of(folder) for folder in coders]
     opened = Store.open(store) if store is not None else None
     text = Corpus.open(corpus, text_field=text_field, messages_field=messages_field)
     if tasks is not None:
         # Read again where they are measured; a mistake in them is not worth a run of the model.
         read_labelled_sets(tasks)
+    if out is not None:
+        # After what is given has been read: a wrong path leaves no folder behind.
+        reports.claim(out)
     lm = LanguageModel.load(model or subjects[0].model_spec(), dtype=dtype, device=device)
     with stage_bar(silent=as_json) as progress:
         found = evaluation.evaluate(
