@@ -339,6 +339,11 @@ def test_usage_errors_exit_with_two() -> None:
     one_line(run("train", "--out", "x"), 2, "give a STORE")
 
 
+def test_more_than_the_memory_says_how_much() -> None:
+    # A petabyte: no machine overcommits it.
+    one_line(run("bench", "--d-sae", 10**12), 1, "out of memory: 1,072,883.6 GiB could not be allocated")
+
+
 @pytest.mark.parametrize("name", ["doctor", "cache"])
 def test_a_cache_folder_of_any_name_is_shown_as_it_is(tmp_path: Path, name: str) -> None:
     folder = tmp_path / "[v2][/v1]"

@@ -320,6 +320,12 @@ def test_what_is_only_run_refuses_training_in_one_line(name: str) -> None:
         resolve(None, {}, {}, archs=[name], l0s=[4], reads="resid_post.1")
 
 
+def test_a_misspelt_architecture_is_offered_what_can_be_trained() -> None:
+    with pytest.raises(UsageError, match=r"'jumpreul'; saescope trains batchtopk, .*; nearest: jumprelu") as error:
+        resolve(None, {}, {}, archs=["jumpreul"], l0s=[4], reads="resid_post.1")
+    assert "abstopk" not in str(error.value)
+
+
 def test_abstopk_keeps_the_largest_magnitudes_and_their_signs() -> None:
     coder, x = small_coder("abstopk"), some_x()
     dense, pre = coder.encode(x).dense(), (x - coder.b_dec) @ coder.W_enc + coder.b_enc

@@ -43,6 +43,10 @@ def edit_weights(folder: Path, change: Callable[[dict[str, torch.Tensor]], objec
             lambda f: (f / "saescope.json").write_text('{"reads": [{"point": "a", "width": -1}]}'),
             "saescope.json is damaged",
         ),
+        (
+            lambda f: (f / "saescope.json").write_text('{"metadata": {"training": {"tokens": "many"}}}'),
+            "saescope.json is damaged: training: tokens is 'many', which is no count",
+        ),
         (lambda f: edit_config(f, architecture="temporal"), "architecture 'temporal', which saescope does not read"),
         (lambda f: edit_config(f, normalize_activations="whitening"), "asks for normalize_activations='whitening'"),
         (lambda f: edit_config(f, d_sae="many"), "cfg.json has d_sae = 'many', which is not a number of dimensions"),

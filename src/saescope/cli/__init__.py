@@ -5,6 +5,7 @@ from __future__ import annotations
 import atexit
 import io
 import os
+import re
 import sys
 import warnings
 from typing import NoReturn, TextIO
@@ -105,6 +106,9 @@ def _run() -> int:
         _complain(f"{error.strerror or error}{where}")
         return 1
     except Exception as error:
+        if (lacking := _memory_lacking(error)) is not None:
+            _complain(f"out of memory{lacking}; ask for less at once (d_sae, batch size, --memory) or another device")
+            return 1
         # What typer's parser raises is click's or, in newer versions, its own copy of click's: known by its methods.
         if not (hasattr(error, "exit_code") and hasattr(error, "format_message")):
             raise
@@ -116,6 +120,22 @@ def _run() -> int:
         # Where typer has caught the interruption itself, the code is all that it leaves of it.
         _complain(f"interrupted{_GOES_ON_SAID if _command() in _GOES_ON else ''}")
     return code if isinstance(code, int) else 0
+
+
+def _memory_lacking(error: Exception) -> str | None:
+    """What could not be allocated, where it is said; None for any other error. torch's own class for a GPU that is full is
+    known by its name, so that a command without torch needs none; its allocator on the CPU raises a RuntimeError."""
+    said = str(error)
+    full = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
+    if not full and not (isinstance(error, RuntimeError) and "can't allocate memory" in said):
+        return None
+    size = re.search(r"allocate ([\d.]+) ?(bytes|[KMGT]iB)", said)
+    if size is None:
+        return ""
+    amount, unit = float(size[1]), size[2]
+    if unit == "bytes":
+        amount, unit = amount / 2**30, "GiB"
+    return f": {amount:,.1f} {unit} could not be allocated"
 
 
 def _command() -> str:

@@ -97,8 +97,8 @@ class Architecture(ABC):
     def refuse_training(cls) -> None:
         """UsageError where this architecture is only run."""
         if not cls.trainable:
-            trained = [name for name, kind in _REGISTER.items() if kind.trainable]
-            raise UsageError(f"{cls.name} is read and run, not trained; saescope trains {', '.join(sorted(trained))}")
+            trained = ", ".join(architecture_names(trainable=True))
+            raise UsageError(f"{cls.name} is read and run, not trained; saescope trains {trained}")
 
     def extra_parameters(self) -> dict[str, Tensor]:
         """Trained tensors beyond the common weights, by name, at their initial values."""
@@ -200,6 +200,16 @@ def architecture_type(name: str) -> type[Architecture]:
             f"unknown architecture {name!r}; known: {', '.join(architecture_names())}{nearest(name, _REGISTER)}"
         )
     return _REGISTER[name]
+
+
+def trainable_architecture(name: str) -> type[Architecture]:
+    """The class of an architecture that saescope trains, or a `UsageError` that lists those."""
+    if name not in _REGISTER:
+        known = architecture_names(trainable=True)
+        raise UsageError(f"unknown architecture {name!r}; saescope trains {', '.join(known)}{nearest(name, known)}")
+    kind = _REGISTER[name]
+    kind.refuse_training()
+    return kind
 
 
 def make_architecture(name: str, d_sae: int, options: dict[str, Any]) -> Architecture:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic_core import PydanticCustomError
 
 
 class Slice(BaseModel):
@@ -41,3 +42,11 @@ class CoderMetadata(BaseModel):
         description="of a coder read from another tool's files: format, source, what was assumed (warnings), facts",
     )
     history: list[dict[str, float]] = Field(default_factory=list, description="metrics over the run, thinned")
+
+    @field_validator("training")
+    @classmethod
+    def _tokens_are_counted(cls, training: dict[str, Any]) -> dict[str, Any]:
+        tokens = training.get("tokens", 0)
+        if not isinstance(tokens, int) or tokens < 0:
+            raise PydanticCustomError("count", "tokens is {given}, which is no count", {"given": repr(tokens)})
+        return training
