@@ -9,6 +9,7 @@ import http.server
 import json
 import os
 import pickle
+import shutil
 import signal
 import subprocess
 import sys
@@ -16,6 +17,7 @@ import threading
 import time
 import zipfile
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -375,6 +377,18 @@ def test_of_several_names_a_wrong_one_leaves_all(tiny: Asset) -> None:
         assets.remove("tiny", "smollm2")
     assert assets.is_usable(tiny)
     assert assets.remove("tiny", "tiny") > 0
+    assert assets.list_cached() == []
+
+
+def test_removing_beside_a_fetch_says_that_it_waits_and_leaves_what_is_gone_alone(tiny: Asset) -> None:
+    assets.fetch(tiny.name, progress=False)
+    waits = threading.Event()
+    with ThreadPoolExecutor(1) as pool:
+        with cache.exclusive():
+            freed = pool.submit(assets.remove, tiny.name, waiting=waits.set)
+            assert waits.wait(60)
+            shutil.rmtree(assets.list_cached()[0].path)
+        assert freed.result(60) == 0
     assert assets.list_cached() == []
 
 

@@ -126,10 +126,11 @@ def list_cached() -> list[CachedAsset]:
     return found
 
 
-def remove(*names: str) -> int:
+def remove(*names: str, waiting: Callable[[], None] = lambda: None) -> int:
     """Delete assets (of a bundle, each of its parts) from the cache and return the bytes freed.
 
-    UsageError when nothing of one of the names is cached; then all are still there.
+    `waiting` is called once while another process fetches or deletes. UsageError when nothing of one of the names is cached;
+    then all are still there.
     """
     cached = {entry.name: entry for entry in list_cached()}
     targets: dict[str, CachedAsset] = {}
@@ -140,21 +141,24 @@ def remove(*names: str) -> int:
             hint = nearest(name, cached) or "; `saescope cache` lists what is"
             raise UsageError(f"{name} is not in the cache {cache_dir()}{hint}")
         targets |= found
-    with exclusive() as work:
-        for target in targets.values():
+    freed = 0
+    with exclusive(waiting) as work:
+        # Another process may have deleted some while this one waited for the lock.
+        for target in (one for one in targets.values() if one.path.exists()):
             # Renamed first: a half-deleted folder must never sit under a name that is read.
             doomed = work / target.name
             os.replace(target.path, doomed)
             shutil.rmtree(doomed)
-    return sum(target.n_bytes for target in targets.values())
+            freed += target.n_bytes
+    return freed
 
 
-def clear() -> int:
-    """Delete every asset and whatever a killed process left; returns the bytes freed."""
+def clear(waiting: Callable[[], None] = lambda: None) -> int:
+    """Delete every asset and whatever a killed process left; returns the bytes freed. `waiting` as for `remove`."""
     root = cache_dir()
     before = _bytes_under(root)
     if root.is_dir():
-        with exclusive() as work:
+        with exclusive(waiting) as work:
             if (root / "assets").is_dir():
                 os.replace(root / "assets", work / "assets")
     return before - _bytes_under(root)

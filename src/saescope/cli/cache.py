@@ -12,6 +12,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from saescope import assets
+from saescope.cli.progress import quiet
 from saescope.errors import UsageError
 
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
@@ -59,8 +60,14 @@ def remove(
     """Delete assets from the cache; `saescope fetch` brings them back."""
     if everything == bool(names):
         raise UsageError("say which assets to delete, or --all; `saescope cache` lists them")
-    freed = assets.clear() if everything else assets.remove(*names or ())
+    freed = assets.clear(_say_waiting) if everything else assets.remove(*names or (), waiting=_say_waiting)
     if as_json:
         typer.echo(json.dumps({"bytes_freed": freed}))
     else:
         Console(soft_wrap=True).print(f"{decimal(freed)} freed in {assets.cache_dir()}", markup=False)
+
+
+def _say_waiting() -> None:
+    Console(stderr=True, quiet=quiet(), soft_wrap=True).print(
+        "another process is using the cache; waiting for it", style="dim"
+    )
