@@ -70,6 +70,12 @@ class TrainConfig(BaseModel):
     betas: tuple[float, float] = (0.9, 0.999)
     eps: float = Field(default=1e-8, gt=0)
     clip: float = Field(default=1.0, gt=0, description="largest gradient norm of a coder")
+    tied: float = Field(
+        default=0.7,
+        ge=0,
+        le=1,
+        description="share of a decoder row's moves that an SAE's encoder row makes too; 0 = none",
+    )
     aux_coefficient: float = Field(
         default=1 / 4, ge=0, description="weight of AuxK, which revives dead latents; 0 = off"
     )

@@ -46,7 +46,7 @@ class Member:
         self._read_columns = _columns(columns, config.reads, device)
         self._write_columns = _columns(columns, config.writes_to, device)
         rate = config.lr or peak_lr(config.d_sae, n_steps)
-        self.optimiser = CoderOptimiser(self.coder, rate, betas=run.betas, eps=run.eps, clip=run.clip)
+        self.optimiser = CoderOptimiser(self.coder, rate, betas=run.betas, eps=run.eps, clip=run.clip, tied=run.tied)
         self.firing = FiringRecord(config.d_sae, device)
         self._resample_at = {max(1, round(part * n_steps)) for part in config.resample}
         self.dead_horizon = dead_horizon(run.dead_after, n_steps, run.batch_size)

@@ -25,10 +25,17 @@ class CoderOptimiser:
 
     The part of a row's gradient along the row would only change its length, which renormalising undoes, but it would
     still enter Adam's moments; it is projected out first.
+
+    What Adam moves of an autoencoder's encoder is V in W_enc_rows = tied · W_dec + V: an encoder row follows its decoder row
+    by itself, and the decoder's gradient gets `tied` times the encoder's by the chain rule. What can be represented is the
+    same as with both apart. A coder that writes elsewhere than it reads has them apart: its rows are of different spaces.
     """
 
-    def __init__(self, coder: SparseCoder, lr: float, *, betas: tuple[float, float], eps: float, clip: float) -> None:
+    def __init__(
+        self, coder: SparseCoder, lr: float, *, betas: tuple[float, float], eps: float, clip: float, tied: float = 0.0
+    ) -> None:
         self.coder, self.lr, self.betas, self.eps, self.clip = coder, lr, betas, eps, clip
+        self.tied = tied if coder.reads == coder.writes and coder.W_dec.requires_grad else 0.0
         self.share = 0.0
         self.steps = 0
         self.moments = {
@@ -41,6 +48,7 @@ class CoderOptimiser:
         """Apply the gradients at `share` of the peak learning rate, clear them, and return their norm before clipping."""
         kernels = active(self.coder.device)
         self.share, self.steps = share, self.steps + 1
+        self._untie()
         graded = [(name, p, p.grad) for name, p in self.coder.named_parameters() if p.grad is not None]
         parts = [kernels.tangent(_rows(p), _rows(grad), p is self.coder.W_dec) for _, p, grad in graded]
         norm = torch.stack([square for _, square in parts]).sum().sqrt()
@@ -55,7 +63,17 @@ class CoderOptimiser:
             kernels.adam(trained, along, scale, adam)
             p.grad = None
             recycling.give(grad)
+        if self.tied:
+            self.coder.W_enc_rows.add_(self.coder.W_dec, alpha=self.tied)
         return norm
+
+    def _untie(self) -> None:
+        """Leave V in the encoder's place, and the whole gradient of the decoder in its."""
+        encoder, decoder = self.coder.W_enc_rows, self.coder.W_dec
+        if self.tied:
+            encoder.sub_(decoder, alpha=self.tied)
+            if encoder.grad is not None and decoder.grad is not None:
+                decoder.grad.add_(encoder.grad, alpha=self.tied)
 
     @property
     def rate(self) -> float:
