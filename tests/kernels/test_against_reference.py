@@ -182,27 +182,32 @@ def test_reconstruction_equals_its_definition(
 @pytest.mark.parametrize("name", OTHERS)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("unit_rows", [True, False])
+@pytest.mark.parametrize("follows", [True, False])
 @pytest.mark.parametrize("shape", [(1, 1), (130, 7), (257, 64)])
 def test_adam_on_the_sphere_equals_its_definition(
-    name: str, dtype: torch.dtype, unit_rows: bool, shape: tuple[int, int]
+    name: str, dtype: torch.dtype, unit_rows: bool, follows: bool, shape: tuple[int, int]
 ) -> None:
     generator = torch.Generator().manual_seed(3)
     weight = torch.randn(*shape, generator=generator, dtype=torch.float64)
     if unit_rows:
         weight /= weight.norm(dim=1, keepdim=True)
     device = for_kernels(name)
-    mine = [weight.to(device, dtype), *torch.zeros(2, *shape, dtype=dtype, device=device)]
-    dense = [weight.clone(), torch.zeros_like(weight), torch.zeros_like(weight)]
+    mine = [weight.to(device, dtype), *torch.zeros(3, *shape, dtype=dtype, device=device)]
+    dense = [weight.clone(), *torch.zeros(3, *shape, dtype=torch.float64)]
+    start = weight.clone()
     for step in range(1, 4):
         grad = torch.randn(*shape, generator=generator, dtype=torch.float64)
         adam = AdamStep(1e-2, 0.9, 0.999, 1 - 0.9**step, 1 - 0.999**step, 1e-8)
         norms = []
-        for kernels, (w, m, v) in ((IMPLEMENTATIONS[name], mine), (reference, dense)):
+        for kernels, (w, m, v, f) in ((IMPLEMENTATIONS[name], mine), (reference, dense)):
             g = grad.to(w.device, w.dtype, copy=True)
             along, square = kernels.tangent(w, g, unit_rows)
             norms.append(square.cpu().double())
             assert (along is None) == (not unit_rows)
-            kernels.adam(Trained(w, g, m, v), along, torch.tensor(0.5, dtype=w.dtype, device=w.device), adam)
+            follower = {"follower": f, "share": 0.7} if follows else {}
+            kernels.adam(
+                Trained(w, g, m, v, **follower), along, torch.tensor(0.5, dtype=w.dtype, device=w.device), adam
+            )
         tolerance = 1e-5 if dtype == torch.float32 else 1e-11
         torch.testing.assert_close(norms[0], norms[1], rtol=10 * tolerance, atol=10 * tolerance)
         if not unit_rows or shape[1] > 1:  # on a sphere of two points there is no direction to go
@@ -210,6 +215,8 @@ def test_adam_on_the_sphere_equals_its_definition(
                 torch.testing.assert_close(one.cpu().double(), other, rtol=100 * tolerance, atol=10 * tolerance)
     if unit_rows:
         torch.testing.assert_close(mine[0].norm(dim=1).cpu(), torch.ones(shape[0], dtype=dtype))
+    moved = 0.7 * (dense[0] - start) if follows else torch.zeros(shape, dtype=torch.float64)
+    torch.testing.assert_close(dense[3], moved, rtol=1e-9, atol=1e-12)
 
 
 @pytest.mark.parametrize("name", OTHERS)

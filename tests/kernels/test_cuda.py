@@ -227,6 +227,8 @@ def test_row_update_refuses_what_it_would_misread() -> None:
     step = AdamStep(1e-3, 0.9, 0.999, 0.1, 0.1, 1e-8)
     with pytest.raises(ValueError, match="contiguous"):
         cuda.adam(Trained(good, good, bad, good), None, torch.ones((), device=DEVICE), step)
+    with pytest.raises(ValueError, match="contiguous"):
+        cuda.adam(Trained(good, good, good, good, bad, 0.5), None, torch.ones((), device=DEVICE), step)
 
 
 _COMPILE = """
@@ -237,7 +239,7 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 from saescope.kernels import cuda, row_update, triton_kernels as kernels
 
-SCALARS = {name: "fp32" for name in ("rate", "keep_m", "take_m", "keep_v", "take_v", "root", "eps")}
+SCALARS = {name: "fp32" for name in ("rate", "keep_m", "take_m", "keep_v", "take_v", "root", "eps", "share")}
 NAMES = {torch.float32: "*fp32", torch.float64: "*fp64", torch.bfloat16: "*bf16"}
 
 def ptx_of(kernel, tiling, types, other):
@@ -261,7 +263,8 @@ for width, dtype in ((2304, torch.float32), (2304, torch.bfloat16), (577, torch.
             assert "ld.global.v4" in ptx, "rows are read in 16-byte pieces"
     if dtype == torch.float32:
         for kernel in (kernels.row_square_norms, kernels.update_row):
-            ptx_of(kernel, row_update._tiling(table) | {"ON_SPHERE": True}, SCALARS, "*fp32")
+            choices = {name: True for name in ("ON_SPHERE", "FOLLOWS") if name in kernel.arg_names}
+            ptx_of(kernel, row_update._tiling(table) | choices, SCALARS, "*fp32")
 
 PLACES = {"counts": "*i64", "starts": "*i64", "indices": "*i64", "n_latents": "i32", "place": "i32"}
 for dtype in (torch.bfloat16, torch.float32):

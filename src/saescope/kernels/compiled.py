@@ -280,16 +280,24 @@ def adam_rows(
     root: float,
     eps: float,
     on_sphere: bool,
+    follower: Floats,
+    follows: bool,
+    share: float,
 ) -> None:
-    """One Adam step on rows: gradient across the row times `scale`, moments, weight, and its length where it is a unit vector.
+    """One Adam step on rows: gradient across the row times `scale`, moments, weight, and its length where it is a unit vector;
+    the `follower`'s row, if it follows, makes a share of the move.
 
     rate: the learning rate over 1 - beta1^t; root: sqrt(1 - beta2^t).
     """
     # All of it in float32: one float64 among them would halve the width of the vectors.
     by, lr, add = np.float32(scale), np.float32(rate), np.float32(eps)
     b1, b2, over = np.float32(beta1), np.float32(beta2), np.float32(1 / root)
-    a1, a2 = np.float32(1 - beta1), np.float32(1 - beta2)
+    a1, a2, part = np.float32(1 - beta1), np.float32(1 - beta2), np.float32(share)
     for row in range(start, stop):
+        f = follower[row]
+        if follows:
+            for i in range(f.shape[0]):
+                f[i] -= part * weight[row, i]
         w, g, m, v, inner = weight[row], grad[row], mean[row], square[row], along[row]
         length = np.float32(0)
         for i in range(w.shape[0]):
@@ -302,3 +310,6 @@ def adam_rows(
             shrink = np.float32(1) / max(np.float32(1e-8), np.sqrt(length))
             for i in range(w.shape[0]):
                 w[i] *= shrink
+        if follows:
+            for i in range(w.shape[0]):
+                f[i] += part * w[i]

@@ -287,11 +287,14 @@ def adam(trained: Trained, along: Float[Tensor, "rows"] | None, scale: Float[Ten
     n_rows = trained.weight.shape[0]
     inner = np.zeros(n_rows, np.float32) if along is None else _array(along)
     w, g, m, v = _array(trained.weight), _array(trained.grad), _array(trained.mean), _array(trained.square)
+    # Without a follower its place is taken by something that is not looked at.
+    follower, follows = (w, False) if trained.follower is None else (_array(trained.follower), True)
     by, rate, root = float(scale), step.rate / step.correction1, step.correction2**0.5
 
     def work(start: int, stop: int) -> None:
         sphere = along is not None
-        compiled.adam_rows(start, stop, w, g, m, v, inner, by, rate, step.beta1, step.beta2, root, step.eps, sphere)
+        of_adam = (by, rate, step.beta1, step.beta2, root, step.eps)
+        compiled.adam_rows(start, stop, w, g, m, v, inner, *of_adam, sphere, follower, follows, trained.share)
 
     in_ranges(work, n_rows, _LEAST_ROWS)
 

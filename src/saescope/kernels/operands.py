@@ -87,12 +87,17 @@ class Reconstruction:
 
 @dataclass(frozen=True)
 class Trained:
-    """A matrix of weights, its gradient, and Adam's mean and mean square of that. All of one shape; updated in place."""
+    """A matrix of weights, its gradient, and Adam's mean and mean square of that. All of one shape; updated in place.
+
+    follower: a matrix that makes `share` of every move of the weights, the return to the sphere included.
+    """
 
     weight: Float[Tensor, "rows d"]
     grad: Float[Tensor, "rows d"]
     mean: Float[Tensor, "rows d"]
     square: Float[Tensor, "rows d"]
+    follower: Float[Tensor, "rows d"] | None = None
+    share: float = 0.0
 
 
 @dataclass(frozen=True)

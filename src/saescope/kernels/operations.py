@@ -62,4 +62,4 @@ class Kernels(Protocol):
         self, trained: Trained, along: Float[Tensor, "rows"] | None, scale: Float[Tensor, ""], step: AdamStep
     ) -> None:
         """One Adam step in place on `scale` times the gradient; with `along`, on its part across each unit row, and
-        rows are made unit vectors again. The gradient may be used up."""
+        rows are made unit vectors again. A follower moves along. The gradient may be used up."""

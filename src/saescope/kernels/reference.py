@@ -110,7 +110,9 @@ def adam(trained: Trained, along: Float[Tensor, "rows"] | None, scale: Float[Ten
 
     g = scale · (grad - along · weight);  m = β₁m + (1-β₁)g;  v = β₂v + (1-β₂)g²
     weight -= rate · (m / correction1) / (√(v / correction2) + eps);  weight /= ‖weight row‖
+    follower += share · (weight - weight before)
     """
+    before = trained.weight.clone()
     weight, grad, mean, square = trained.weight, trained.grad, trained.mean, trained.square
     g = scale * (grad if along is None else grad - along[:, None] * weight)
     mean.copy_(step.beta1 * mean + (1 - step.beta1) * g)
@@ -118,3 +120,5 @@ def adam(trained: Trained, along: Float[Tensor, "rows"] | None, scale: Float[Ten
     weight.sub_(step.rate * (mean / step.correction1) / ((square / step.correction2).sqrt() + step.eps))
     if along is not None:
         weight.div_(weight.norm(dim=1, keepdim=True).clamp(min=1e-8))
+    if trained.follower is not None:
+        trained.follower.add_(trained.share * (weight - before))

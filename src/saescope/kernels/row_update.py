@@ -1,8 +1,9 @@
 """Adam on the rows of a matrix in one pass over memory, rows on the unit sphere if asked. Needs what `cuda` needs.
 
 In torch projecting, measuring, clipping, Adam and renormalising each pass over memory at least once; here it is two passes in
-all. With F rows of d float32 numbers `along_and_square` reads 8·F·d bytes, `update` reads 16·F·d and writes 12·F·d; about 20
-FLOPs per number, so memory bounds both. Neither makes the host wait, and neither depends on scheduling.
+all. With F rows of d float32 numbers `along_and_square` reads 8·F·d bytes, `update` reads 16·F·d and writes 12·F·d, and
+4·F·d more of each for a follower; about 20 FLOPs per number, so memory bounds both. Neither makes the host wait, and neither
+depends on scheduling.
 """
 
 from __future__ import annotations
@@ -53,11 +54,13 @@ def update(trained: Trained, along: Float[Tensor, "rows"] | None, scale: Float[T
         math.sqrt(step.correction2),
         step.eps,
     )
-    on_sphere = along is not None
+    on_sphere, follower = along is not None, trained.follower
+    if follower is not None:
+        _check(weight, follower)
     with torch.cuda.device_of(weight):
         _kernels().update_row[(weight.shape[0],)](
-            weight, grad, mean, square, along if on_sphere else scale, scale, *scalars, **_tiling(weight),
-            ON_SPHERE=on_sphere,
+            weight, grad, mean, square, along if on_sphere else scale, scale, weight if follower is None else follower,
+            *scalars, trained.share, **_tiling(weight), ON_SPHERE=on_sphere, FOLLOWS=follower is not None,
         )  # fmt: skip
 
 

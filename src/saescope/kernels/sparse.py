@@ -244,6 +244,8 @@ def tangent(
 def adam(trained: Trained, along: Float[Tensor, "rows"] | None, scale: Float[Tensor, ""], step: AdamStep) -> None:
     """See `reference.adam`. Overwrites the gradient."""
     weight, grad, mean, square = trained.weight, trained.grad, trained.mean, trained.square
+    if trained.follower is not None:
+        trained.follower.sub_(weight, alpha=trained.share)
     if along is not None:
         grad.addcmul_(along[:, None], weight, value=-1)
     grad.mul_(scale)
@@ -253,3 +255,5 @@ def adam(trained: Trained, along: Float[Tensor, "rows"] | None, scale: Float[Ten
     weight.addcdiv_(mean, grad, value=-step.rate / step.correction1)
     if along is not None:
         weight.div_(torch.linalg.vector_norm(weight, dim=1, keepdim=True).clamp_(min=1e-8))
+    if trained.follower is not None:
+        trained.follower.add_(weight, alpha=trained.share)

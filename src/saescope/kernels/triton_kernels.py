@@ -144,8 +144,8 @@ def row_square_norms(weight, grad, along, out, D: tl.constexpr, BLOCK: tl.conste
 
 @triton.jit
 def update_row(
-    weight, grad, m, v, along, clip, rate, keep_m, take_m, keep_v, take_v, root, eps,
-    D: tl.constexpr, BLOCK: tl.constexpr, ON_SPHERE: tl.constexpr,
+    weight, grad, m, v, along, clip, follower, rate, keep_m, take_m, keep_v, take_v, root, eps, share,
+    D: tl.constexpr, BLOCK: tl.constexpr, ON_SPHERE: tl.constexpr, FOLLOWS: tl.constexpr,
 ):  # fmt: skip
     """One row's Adam step, in place. Grid: (rows,). The row stays in registers between its one load and its one store."""
     row = tl.program_id(0).to(tl.int64)
@@ -153,6 +153,7 @@ def update_row(
     in_row = columns < D
     where = row * D + columns
     w = tl.load(weight + where, mask=in_row, other=0.0)
+    before = w
     g = tl.load(grad + where, mask=in_row, other=0.0)
     if ON_SPHERE:
         g -= tl.load(along + row) * w
@@ -166,6 +167,9 @@ def update_row(
     tl.store(m + where, mean, mask=in_row)
     tl.store(v + where, square, mask=in_row)
     tl.store(weight + where, w, mask=in_row)
+    if FOLLOWS:
+        f = tl.load(follower + where, mask=in_row, other=0.0) + share * (w - before)
+        tl.store(follower + where, f, mask=in_row)
 
 
 @triton.jit(do_not_specialize=("n_latents",))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -48,7 +50,8 @@ class CoderOptimiser:
         """Apply the gradients at `share` of the peak learning rate, clear them, and return their norm before clipping."""
         kernels = active(self.coder.device)
         self.share, self.steps = share, self.steps + 1
-        self._untie()
+        if self.tied and (own := self.coder.W_enc_rows.grad) is not None and self.coder.W_dec.grad is not None:
+            self.coder.W_dec.grad.add_(own, alpha=self.tied)
         graded = [(name, p, p.grad) for name, p in self.coder.named_parameters() if p.grad is not None]
         parts = [kernels.tangent(_rows(p), _rows(grad), p is self.coder.W_dec) for _, p, grad in graded]
         norm = torch.stack([square for _, square in parts]).sum().sqrt()
@@ -60,20 +63,13 @@ class CoderOptimiser:
             adam = AdamStep(rate, beta1, beta2, 1 - beta1**self.steps, 1 - beta2**self.steps, self.eps)
             mean, square = self.moments[name]
             trained = Trained(_rows(p), _rows(grad), _rows(mean), _rows(square))
+            if self.tied and p is self.coder.W_dec:
+                # Adam's own step on the encoder is a difference too, so which of the two comes first makes none.
+                trained = replace(trained, follower=self.coder.W_enc_rows.detach(), share=self.tied)
             kernels.adam(trained, along, scale, adam)
             p.grad = None
             recycling.give(grad)
-        if self.tied:
-            self.coder.W_enc_rows.add_(self.coder.W_dec, alpha=self.tied)
         return norm
-
-    def _untie(self) -> None:
-        """Leave V in the encoder's place, and the whole gradient of the decoder in its."""
-        encoder, decoder = self.coder.W_enc_rows, self.coder.W_dec
-        if self.tied:
-            encoder.sub_(decoder, alpha=self.tied)
-            if encoder.grad is not None and decoder.grad is not None:
-                decoder.grad.add_(encoder.grad, alpha=self.tied)
 
     @property
     def rate(self) -> float:
