@@ -18,7 +18,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from saescope.coders import trainable_architecture
+from saescope.coders import architecture_type
 from saescope.errors import UsageError
 from saescope.kernels import active
 from saescope.kernels.dispatch import timed, wait_and_clock
@@ -197,7 +197,7 @@ def synthetic_batch(shape: Shape) -> Float[Tensor, "tokens d_in"]:
 
 
 def _member(shape: Shape, batch: Float[Tensor, "tokens d_in"], device: torch.device, selection: torch.dtype) -> Member:
-    kind = trainable_architecture(shape.arch)
+    kind = architecture_type(shape.arch, trainable=True)
     coder = CoderConfig(
         name=shape.arch, arch=shape.arch, d_sae=shape.d_sae, options={kind.l0_option: shape.l0}, reads=("x",)
     )

@@ -9,7 +9,6 @@ from saescope.coders.architecture import (
     architecture_type,
     make_architecture,
     register,
-    trainable_architecture,
 )
 from saescope.coders.coder import SparseCoder
 from saescope.coders.codes import Codes
@@ -46,6 +45,5 @@ __all__ = [
     "register",
     "save",
     "splice",
-    "trainable_architecture",
     "unfold",
 ]

@@ -193,22 +193,15 @@ def architecture_names(*, trainable: bool = False) -> list[str]:
     return sorted(name for name, kind in _REGISTER.items() if kind.trainable or not trainable)
 
 
-def architecture_type(name: str) -> type[Architecture]:
-    """The class of an architecture, or a `UsageError` that names the nearest."""
+def architecture_type(name: str, *, trainable: bool = False) -> type[Architecture]:
+    """The class of an architecture, or a `UsageError` that names the nearest. `trainable`: refuse those that are only run."""
     if name not in _REGISTER:
-        raise UsageError(
-            f"unknown architecture {name!r}; known: {', '.join(architecture_names())}{nearest(name, _REGISTER)}"
-        )
-    return _REGISTER[name]
-
-
-def trainable_architecture(name: str) -> type[Architecture]:
-    """The class of an architecture that saescope trains, or a `UsageError` that lists those."""
-    if name not in _REGISTER:
-        known = architecture_names(trainable=True)
-        raise UsageError(f"unknown architecture {name!r}; saescope trains {', '.join(known)}{nearest(name, known)}")
+        known = architecture_names(trainable=trainable)
+        these = "saescope trains" if trainable else "known:"
+        raise UsageError(f"unknown architecture {name!r}; {these} {', '.join(known)}{nearest(name, known)}")
     kind = _REGISTER[name]
-    kind.refuse_training()
+    if trainable:
+        kind.refuse_training()
     return kind
 
 

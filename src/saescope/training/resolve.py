@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from saescope.coders import trainable_architecture
+from saescope.coders import architecture_type
 from saescope.errors import UsageError
 from saescope.lm import Expression, PointNames
 from saescope.training import defaults
@@ -74,7 +74,7 @@ def _one_group(option: str, expression: Expression, available: PointNames) -> tu
 def _options(arch: str, l0: float | None) -> dict[str, Any]:
     """The wanted L0 under the name that the architecture has for it."""
     # An unknown architecture is refused here rather than by validation, so that the message names what was typed.
-    kind = trainable_architecture(arch)
+    kind = architecture_type(arch, trainable=True)
     option = kind.l0_option
     if l0 is None:
         return {}

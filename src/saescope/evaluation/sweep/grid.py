@@ -8,7 +8,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from saescope.coders import trainable_architecture
+from saescope.coders import architecture_type
 from saescope.errors import UsageError
 from saescope.training import CoderConfig, TrainConfig
 
@@ -77,7 +77,7 @@ class SweepConfig(BaseModel):
         # With directions at random, the rule that chooses matters little: one control serves all architectures.
         arch = "batchtopk" if frozen else cell.arch
         wanted = int(cell.l0) if float(cell.l0).is_integer() else cell.l0
-        options = {trainable_architecture(arch).l0_option: wanted} | self.options.get(arch, {})
+        options = {architecture_type(arch, trainable=True).l0_option: wanted} | self.options.get(arch, {})
         return CoderConfig(
             name=cell.name,
             arch=arch,

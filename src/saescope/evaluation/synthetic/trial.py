@@ -19,7 +19,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 import saescope
-from saescope.coders import SparseCoder, load, trainable_architecture
+from saescope.coders import SparseCoder, architecture_type, load
 from saescope.errors import CoderError, OccupiedError, SaescopeError, UsageError
 from saescope.evaluation.resampling import mean_interval
 from saescope.evaluation.stability import stability
@@ -219,7 +219,7 @@ def _folder(out: Path, seed: int, name: str) -> Path:
 
 
 def _options(arch: str, l0: float) -> dict[str, Any]:
-    option = trainable_architecture(arch).l0_option
+    option = architecture_type(arch, trainable=True).l0_option
     if option == "k" and not float(l0).is_integer():
         raise UsageError(f"architecture {arch!r} chooses a whole number of latents, got an L0 of {l0:g}")
     return {option: int(l0) if option == "k" else l0}
