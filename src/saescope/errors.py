@@ -75,5 +75,5 @@ def nearest(name: str, candidates: Iterable[str], n: int = 3) -> str:
 
     Empty when nothing is close, so that it can always be appended.
     """
-    close = difflib.get_close_matches(name, list(candidates), n=n, cutoff=0.5)
+    close = difflib.get_close_matches(name, list(dict.fromkeys(candidates)), n=n, cutoff=0.5)
     return f"; nearest: {', '.join(close)}" if close else ""

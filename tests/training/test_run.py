@@ -386,6 +386,8 @@ def test_configuration_round_trip_and_refusals(tmp_path: Path) -> None:
     ]
     for text, says in (
         ("batch_sise: 3\ncoders: []", "nearest: batch_size"),
+        # "seed" is a setting of the run and of a coder.
+        ("sead: 3\ncoders: []", "nearest: seed, reads"),
         ("coders: 3", "coders"),
         ("- 1", "must be a mapping"),
         ("a: [", "is not YAML"),
