@@ -384,10 +384,13 @@ def test_configuration_round_trip_and_refusals(tmp_path: Path) -> None:
     assert [member.name for member in grid.coders] == [
         f"{arch}-l0-{l0}" for arch in ("batchtopk", "matryoshka") for l0 in (4, 8)
     ]
+    each = resolve(None, {"resample": [0.5], "lr": 0.1}, {"lr": 0.2}, archs=["topk", "gated"], available=["p.1"])
+    assert [(member.resample, member.lr) for member in each.coders] == [((0.5,), 0.2)] * 2
     for text, says in (
         ("batch_sise: 3\ncoders: []", "nearest: batch_size"),
-        # "seed" is a setting of the run and of a coder.
-        ("sead: 3\ncoders: []", "nearest: seed, reads"),
+        ("sead: 3\ncoders: []", "nearest: seed"),
+        ("resample: [0.5]\ncoders: []", "a setting of a coder, under coders:"),
+        ("coders: [{name: a, reads: [p.1], sead: 3}]", "coders.0.sead.*nearest: seed"),
         ("coders: 3", "coders"),
         ("- 1", "must be a mapping"),
         ("a: [", "is not YAML"),

@@ -29,11 +29,19 @@ def train(
     store: Annotated[str | None, typer.Argument(help="An activation store; leave out to stream from --model.")] = None,
     out: Annotated[Path, typer.Option("--out", help="The run's folder. The same command continues it.")] = Path("run"),
     config: Annotated[Path | None, typer.Option("--config", help="A YAML configuration; options override it.")] = None,
-    arch: Annotated[str | None, typer.Option("--arch", help="Architectures, comma-separated; one coder each.")] = None,
-    d_sae: Annotated[int | None, typer.Option("--d-sae", help="Latents.")] = None,
+    arch: Annotated[
+        str | None,
+        typer.Option("--arch", help="Architectures, comma-separated; one coder each.", show_default="batchtopk"),
+    ] = None,
+    d_sae: Annotated[int | None, typer.Option("--d-sae", help="Latents.", show_default="9216")] = None,
     l0: Annotated[
         str | None,
-        typer.Option("--l0", "--k", help="Wanted active latents per token; comma-separated for several coders."),
+        typer.Option(
+            "--l0",
+            "--k",
+            help="Wanted active latents per token; comma-separated for several coders.",
+            show_default="32",
+        ),
     ] = None,
     option: Annotated[
         list[str] | None, typer.Option("--option", help="An option of the architecture, NAME=VALUE, e.g. p=0.5.")
@@ -48,12 +56,16 @@ def train(
         str | None, typer.Option("--writes", help="Hook points written (transcoders), paired with --reads in order.")
     ] = None,
     skip: Annotated[bool, typer.Option("--skip", help="Add a linear skip connection (skip transcoder).")] = False,
-    lr: Annotated[float | None, typer.Option("--lr", help="Peak learning rate.")] = None,
-    passes: Annotated[float | None, typer.Option("--passes", help="Passes over the training rows.")] = None,
+    lr: Annotated[
+        float | None, typer.Option("--lr", help="Peak learning rate.", show_default="from width and steps")
+    ] = None,
+    passes: Annotated[
+        float | None, typer.Option("--passes", help="Passes over the training rows.", show_default="1")
+    ] = None,
     batch_size: Annotated[
         int | None, typer.Option("--batch-size", help="Tokens per step.", show_default="512 to 4096")
     ] = None,
-    seed: Annotated[int | None, typer.Option("--seed", help="Seed of weights and order.")] = None,
+    seed: Annotated[int | None, typer.Option("--seed", help="Seed of weights and order.", show_default="0")] = None,
     init: Annotated[Path | None, typer.Option("--init", help="Start from this saved coder.")] = None,
     setting: Annotated[
         list[str] | None, typer.Option("--set", help="Any other setting, NAME=VALUE, e.g. aux_coefficient=0.")

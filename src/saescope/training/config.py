@@ -136,8 +136,7 @@ class TrainConfig(BaseModel):
         except ValidationError as error:
             first = error.errors()[0]
             place = ".".join(str(part) for part in first["loc"])
-            known = (*TrainConfig.model_fields, *CoderConfig.model_fields)
-            hint = nearest(str(first["loc"][-1]), known) if first["type"] == "extra_forbidden" and first["loc"] else ""
+            hint = _hint(first["loc"]) if first["type"] == "extra_forbidden" else ""
             raise UsageError(f"{where}, {place}: {first['msg'].lower()}{hint}") from None
 
     @staticmethod
@@ -150,3 +149,18 @@ class TrainConfig(BaseModel):
         except yaml.YAMLError as error:
             raise UsageError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
         return TrainConfig.from_data(data, str(path))
+
+
+# Settings that only a coder has, and that can be the same for all coders of a run.
+FOR_EVERY_CODER = CoderConfig.model_fields.keys() - TrainConfig.model_fields.keys()
+FOR_EVERY_CODER -= {"name", "arch", "reads", "writes", "options"}
+
+
+def _hint(place: tuple[int | str, ...]) -> str:
+    """What may have been meant by the unknown name at `place`."""
+    *above, name = map(str, place)
+    if above:
+        return nearest(name, CoderConfig.model_fields)
+    if name in CoderConfig.model_fields:
+        return "; it is a setting of a coder, under coders:"
+    return nearest(name, TrainConfig.model_fields.keys() | FOR_EVERY_CODER)

@@ -11,7 +11,7 @@ from saescope.coders import architecture_type
 from saescope.errors import UsageError
 from saescope.lm import Expression, PointNames
 from saescope.training import defaults
-from saescope.training.config import TrainConfig
+from saescope.training.config import FOR_EVERY_CODER, TrainConfig
 from saescope.training.places import labels, places_of
 
 
@@ -30,16 +30,18 @@ def resolve(
     """The run's configuration: `file` (or the defaults) with everything given laid over it.
 
     `run` and `coder` hold settings of the run and of each of its coders; None means not given, and `coder["options"]` are
-    laid over the architecture's own. Several `archs` and wanted `l0s` make one coder of each combination, at each place that
-    `reads` and `writes` name: expressions such as `"mlp_in.*"`, paired in order, expanded against the `available` hook points
-    (none given: nobody knows which exist). Without `reads`, every available point gets its own coders.
+    laid over the architecture's own. What only a coder can have (`resample`) goes from `run` to each coder. Several `archs` and
+    wanted `l0s` make one coder of each combination, at each place that `reads` and `writes` name: expressions such as
+    `"mlp_in.*"`, paired in order, expanded against the `available` hook points (none given: nobody knows which exist). Without
+    `reads`, every available point gets its own coders.
 
     `rows`: training rows of one pass; where the batch size is not given it follows from them (`defaults.batch_size`).
     """
     if not isinstance(available, PointNames):
         available = PointNames(available or None, "the activations")
     given_run = {key: value for key, value in run.items() if value is not None}
-    given = {key: value for key, value in coder.items() if value is not None}
+    given = {key: given_run.pop(key) for key in FOR_EVERY_CODER & given_run.keys()}
+    given |= {key: value for key, value in coder.items() if value is not None}
     if "seed" in given_run:
         given.setdefault("seed", given_run["seed"])
     if file is not None:
