@@ -23,9 +23,11 @@ from saescope.kernels import (
     per_latent,
     preactivations_on,
     reference,
+    sparse,
     using,
 )
 from saescope.kernels.operations import Kernels
+from saescope.kernels.room import Room
 from saescope.kernels.rounding import with_room_for_rounding
 
 needs_triton = pytest.mark.skipif(not cuda.available(), reason=f"the cuda kernels need {cuda.lacking()}")
@@ -380,3 +382,26 @@ def test_rough_search_loses_no_latent_above_its_threshold(seed: int, width: int,
     # ... and lets little else through: only what lies within the room for rounding.
     room = 2**-6 * 1.2 * x.norm(dim=1, keepdim=True) * weight.norm(dim=1) + 1e-4 * (bias - threshold).abs()
     assert not (roughly & (x @ weight.T + bias - threshold < -room)).any()
+
+
+@pytest.mark.parametrize("name", OTHERS)
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+@pytest.mark.parametrize("unit_rows", [True, False])
+def test_a_gradient_that_is_no_number_shows_in_its_norm(name: str, value: float, unit_rows: bool) -> None:
+    """By the norm a run is stopped before its weights are lost."""
+    device = for_kernels(name)
+    weight = torch.nn.functional.normalize(torch.randn(130, 24), dim=1)
+    grad = torch.randn(130, 24)
+    grad[77, 3] = value
+    _, square = IMPLEMENTATIONS[name].tangent(weight.to(device), grad.to(device), unit_rows)
+    assert not square.isfinite()
+
+
+def test_taking_as_many_entries_as_there_are_is_no_want_of_room(recwarn: pytest.WarningsRecorder) -> None:
+    """The torch operators cut nothing off, however L0 jumps."""
+    room, x, weight = Room(), torch.randn(8, 16), torch.randn(900, 16)
+    for step in range(70):
+        bias = torch.full((900,), -6.0 if step < 66 else 0.0)
+        support, _ = sparse.select_threshold(Encoding(x, weight, bias), torch.zeros(900), room=room)
+    assert support.nnz > 1024
+    assert not [one for one in recwarn.list if "left out" in str(one.message)]

@@ -115,7 +115,7 @@ def room(monkeypatch: pytest.MonkeyPatch) -> Room:
 
 
 def tell(room: Room, near: int, chosen: int) -> None:
-    room.tell(torch.tensor([near, chosen]))
+    room.tell(torch.tensor([near, chosen]), None)
 
 
 @needs_triton

@@ -45,7 +45,7 @@ def without_data(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(module, "_kernels", Launched)
     # A batch of so many entries went before.
     monkeypatch.setattr(Room, "places", lambda room: Places(9 * TOKENS, 3 * TOKENS))
-    monkeypatch.setattr(Room, "tell", lambda room, count: None)
+    monkeypatch.setattr(Room, "tell", lambda room, count, places: None)
 
 
 def step(arch: str) -> None:

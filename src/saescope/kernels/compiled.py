@@ -260,7 +260,9 @@ def gradient_along(start: int, stop: int, weight: Floats, grad: Floats, on_spher
             for i in range(w.shape[0]):
                 inner += g[i] * w[i]
         along[row] = inner
-        total += max(np.float32(0), square - inner * inner)
+        across = square - inner * inner
+        # Not max(0, across), which would make 0 of what is no number.
+        total += np.float32(0) if across < 0 else across
     return total
 
 

@@ -217,7 +217,7 @@ def select_threshold(
     indices = _filling(places.chosen + 1, pre).scatter_(0, slot, near.indices)[:-1]
     values = exact.new_zeros(places.chosen + 1).scatter_(0, slot, exact)[:-1]
     before = torch.cat([rank.new_zeros(1), rank])
-    room.tell(torch.stack([n_near, rank[-1]]))
+    room.tell(torch.stack([n_near, rank[-1]]), places)
     return Support(_cut(before[near.pointers], places.chosen), indices, pre.n_latents), values
 
 

@@ -60,17 +60,17 @@ class Room:
             self._heed(first.counts, first.places)
         return self._places if self._told >= _SWINGING else None
 
-    def tell(self, counts: Int[Tensor, "2"]) -> None:
-        """How many entries near their thresholds, and how many chosen ones, the batch had that `places` was last asked for.
-        Does not wait for a GPU."""
+    def tell(self, counts: Int[Tensor, "2"], places: Places | None) -> None:
+        """How many entries near their thresholds, and how many chosen ones, a batch had, and the places it was given, None
+        where it took as many as it needed. Does not wait for a GPU."""
         self._told += 1
         if counts.device.type != "cuda":
-            self._heed(counts, self._places if self._told > _SWINGING else None)
+            self._heed(counts, places)
             return
         on_host = torch.empty(counts.shape, dtype=counts.dtype, pin_memory=True).copy_(counts, non_blocking=True)
         arrived = torch.cuda.Event()
         arrived.record(torch.cuda.current_stream(counts.device))
-        self._coming.append(_Coming(on_host, arrived, self._places))
+        self._coming.append(_Coming(on_host, arrived, places))
 
     def _heed(self, counts: Int[Tensor, "2"], places: Places | None) -> None:
         near, chosen = (int(count) for count in counts)

@@ -212,7 +212,7 @@ def select_threshold(
     near = Support.from_flat(torch.cat(positions), pre.n_tokens, pre.n_latents)
     support, values = settled(near, pre, threshold, product or sampled_product)
     if room is not None:
-        room.tell(torch.tensor([near.nnz, support.nnz]))
+        room.tell(torch.tensor([near.nnz, support.nnz]), None)
     return support, values
 
 
