@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 
 import torch
@@ -11,6 +11,7 @@ from torch import Tensor
 
 from saescope.coders.coder import SparseCoder
 from saescope.kernels import Support, active
+from saescope.lm import exact_float
 
 # Added to every margin while the strongest are looked for, because selection returns positive entries only. Exactly
 # representable, and far above any margin of normalised activations that could be among the strongest.
@@ -40,14 +41,24 @@ def margin_for_l0(
     share = 2 * l0
     while wanted >= 1:
         pooled = [_strongest(coder, x, offset, round(share * x.shape[0]) + 1, counts) for x in batches]
-        margins = torch.cat(pooled).double()
+        margins = torch.cat(pooled)
         if margins.numel() > wanted:
             top = margins.topk(wanted + 1).values
-            return float((top[-1] + top[-2]) / 2)
+            return (float(top[-1]) + float(top[-2])) / 2
         if share >= coder.d_sae:
             break
         share *= 2
     return None
+
+
+def best_factor(parts: Iterable[tuple[Float[Tensor, "tokens d"], Float[Tensor, "tokens d"]]]) -> float | None:
+    """argmin_s Σ‖target - s·explained‖² over (target, explained); None where it is no positive number."""
+    along, square = 0.0, 0.0
+    for target, explained in parts:
+        exact = exact_float(explained.device)
+        along += float((target * explained).sum(dtype=exact))
+        square += float(explained.to(exact).square().sum())
+    return along / square if along > 0 and square > 0 else None
 
 
 def _strongest(

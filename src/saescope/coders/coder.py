@@ -14,6 +14,7 @@ from saescope.coders.metadata import CoderMetadata, Slice
 from saescope.coders.token_norm import TokenNorm
 from saescope.errors import CoderError
 from saescope.kernels import Encoding, Room, Support, active, decode_from, preactivations_on
+from saescope.lm import exact_float
 
 # Picks latents by their pre-activations.
 Choose = Callable[[Encoding], Support]
@@ -78,7 +79,8 @@ class SparseCoder(nn.Module):
         for name, value in architecture.extra_parameters().items():
             self.register_parameter(name, nn.Parameter(value.to(device=device, dtype=dtype)))
         for name, value in architecture.extra_tensors().items():
-            self.register_buffer(name, value.to(device))
+            exact = exact_float(torch.device(device))
+            self.register_buffer(name, value.to(device, exact if value.dtype == torch.float64 else value.dtype))
         self.extra_names = (*architecture.extra_parameters(), *architecture.extra_tensors())
 
     @property

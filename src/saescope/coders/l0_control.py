@@ -2,7 +2,7 @@
 
 The weight λ is the price of an active latent. Each step multiplies it by (L0 / wanted)^gain, so that it settles where L0 is
 as wanted, and the penalty of a step counts L0's present excess at once (a proportional term, which keeps the price from
-swinging). The gain follows from the run's length: in a tenth of any run the price can double three times.
+swinging). The gain follows from the run's length: in a tenth of a run of 300 steps or more the price can double three times.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ class SteeredArchitecture(Architecture):
 
     @torch.no_grad()
     def after_step(self, coder: SparseCoder, done: TrainingPass, step: int, n_steps: int) -> None:
-        ratio = (done.l0.double() / self.wanted_l0).clamp(1 / _HEEDED, _HEEDED)
+        ratio = (done.l0.to(coder.extra("price_ratio")) / self.wanted_l0).clamp(1 / _HEEDED, _HEEDED)
         coder.extra("price_level").mul_(ratio ** min(_MOST, _REACH / n_steps))
         coder.extra("price_ratio").copy_(ratio)
         super().after_step(coder, done, step, n_steps)

@@ -22,6 +22,7 @@ from torch import Tensor
 
 from saescope.coders import Codes, SparseCoder, make_architecture
 from saescope.evaluation.subject import Subject
+from saescope.lm import exact_float
 
 _CHUNK_ELEMENTS = 2**23
 # Candidates kept of each chunk, as a multiple of its even share of the strongest.
@@ -192,14 +193,15 @@ def _threshold(centred: Float[Tensor, "tokens d"], directions: Float[Tensor, "d_
     if wanted == 0 or wanted >= pooled.numel():
         return float(pooled.max()) if wanted == 0 else 0.0
     top = pooled.topk(wanted + 1).values
-    return max(0.0, float((top[-1].double() + top[-2].double()) / 2))
+    return max(0.0, (float(top[-1]) + float(top[-2])) / 2)
 
 
 def _scale(random: SparseCoder, sample: Float[Tensor, "tokens d"], mean: Float[Tensor, "d"]) -> float:
     """argmin_s Σ‖x - m - s·r‖² with r the unscaled reconstruction about m."""
     inner, norm2 = 0.0, 0.0
     for part in _chunks(sample, random.d_sae):
-        r = random.decode(random.encode(part)).double() - mean.double()
-        inner += float((r * (part.double() - mean.double())).sum())
+        exact = exact_float(part.device)
+        r = random.decode(random.encode(part)).to(exact) - mean.to(exact)
+        inner += float((r * (part.to(exact) - mean.to(exact))).sum())
         norm2 += float(r.square().sum())
     return inner / norm2 if norm2 else 1.0

@@ -152,12 +152,12 @@ class _Sums:
     mean: Tensor | float = 0.0
 
     def add(self, name: str, values: Tensor) -> None:
-        self.by_token.setdefault(name, []).append(values.double().flatten().cpu())
+        self.by_token.setdefault(name, []).append(values.flatten().cpu().double())
 
     def reconstruction(
         self, x: Float[Tensor, "n d"], x_hat: Float[Tensor, "n d"], values: Float[Tensor, "nnz"], n_tokens: int
     ) -> None:
-        x, x_hat = x.double().cpu(), x_hat.double().cpu()
+        x, x_hat = x.cpu().double(), x_hat.cpu().double()
         error2 = (x - x_hat).square().sum(1)
         norm, out = x.norm(dim=1), x_hat.norm(dim=1)
         self.add("explained_variance_legacy", 1 - error2 / (x - x.mean(0)).square().sum(1))
@@ -169,7 +169,7 @@ class _Sums:
         self.add("relative_reconstruction_bias", out.square().mean() / (x * x_hat).sum(1).mean())
         # Their means over tokens are those of the batches' sums, weighed by their tokens.
         fired = (values != 0).sum() / max(1, n_tokens)
-        strength = (values if self.rule.signed_l1 else values.abs()).double().sum() / max(1, n_tokens)
+        strength = (values if self.rule.signed_l1 else values.abs()).cpu().double().sum() / max(1, n_tokens)
         self.add("l0", fired.cpu().expand(n_tokens))
         self.add("l1", strength.cpu().expand(n_tokens))
         self.square.append(x.square().sum(1))

@@ -3,7 +3,7 @@
 The only room that knows `interp-engine`; everything above it speaks in hook point names such as `resid_post.14`.
 """
 
-from saescope.lm.devices import has_native_bf16, resolve_device, resolve_dtype
+from saescope.lm.devices import exact_float, has_native_bf16, resolve_device, resolve_dtype
 from saescope.lm.edits import Change, Edit, Positions, Run
 from saescope.lm.foreign_names import point_of_hook_name, sae_lens_hook_name
 from saescope.lm.generation import Generation
@@ -25,6 +25,7 @@ __all__ = [
     "Run",
     "common_layer",
     "condensed",
+    "exact_float",
     "has_native_bf16",
     "point_of_hook_name",
     "resolve_device",

@@ -47,6 +47,11 @@ def has_native_bf16(device: torch.device) -> bool:
     return False
 
 
+def exact_float(device: torch.device) -> torch.dtype:
+    """What sums over many values are taken in on that device: float64, but Apple's GPUs have none."""
+    return torch.float32 if device.type == "mps" else torch.float64
+
+
 def resolve_dtype(dtype: str | torch.dtype, device: torch.device) -> torch.dtype:
     """`auto` is bfloat16 where `device` has it natively, else float32. UsageError for an unknown name."""
     if isinstance(dtype, torch.dtype):

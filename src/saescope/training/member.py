@@ -9,6 +9,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from saescope.coders import Normalization, Slice, SparseCoder, fold, make_architecture
+from saescope.errors import UsageError
+from saescope.lm import exact_float
 from saescope.training.config import CoderConfig, TrainConfig
 from saescope.training.defaults import dead_horizon, peak_lr
 from saescope.training.firing import FiringRecord
@@ -90,13 +92,14 @@ class Member:
     def held_out(self, batch: Float[Tensor, "tokens d_total"], step_tokens: int = 4096) -> dict[str, float]:
         """Inference-time loss, L0 and FVU (centred, on normalised activations) of held-out rows."""
         error, spread, active, count = 0.0, 0.0, 0, 0
+        exact = exact_float(batch.device)
         _, all_y = self.inputs(batch)
         mean = all_y.mean(0)
         for start in range(0, batch.shape[0], step_tokens):
             x, y = self.inputs(batch[start : start + step_tokens])
             codes = self.coder.encode(x)
-            error += float((y - self.coder.decode(codes, x)).double().pow(2).sum())
-            spread += float((y - mean).double().pow(2).sum())
+            error += float((y - self.coder.decode(codes, x)).to(exact).pow(2).sum())
+            spread += float((y - mean).to(exact).pow(2).sum())
             active += codes.nnz
             count += x.shape[0]
         return {

@@ -4,8 +4,8 @@
     inference:  f = relu(pre) · [pre > threshold], so that a token's codes do not depend on its batch
 
 Tokens share a budget: a rich token takes more than k latents, a poor one fewer; the mean is k. The threshold is the value
-that gives mean L0 = k on training data: a running mean of each batch's smallest chosen value while training, settled on
-a sample of training activations at the end.
+that gives mean L0 = k: a running mean of each batch's smallest chosen value while training, settled at the end on
+held-out rows, or on training rows where there are few of these.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ class BatchTopK(Architecture):
         if values.numel() == 0:
             return
         # Written without looking at a value, for which a GPU would have to be waited for.
-        smallest = torch.where(values > 0, values, torch.inf).min().double()
+        smallest = torch.where(values > 0, values, torch.inf).min().to(coder.extra("threshold_sum"))
         found = smallest.isfinite()
         for name, new in (("threshold_sum", smallest), ("threshold_weight", torch.ones_like(smallest))):
             kept = coder.extra(name)

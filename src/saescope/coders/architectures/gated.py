@@ -20,6 +20,7 @@ from torch import Tensor
 
 from saescope.coders.architecture import TrainingPass, register
 from saescope.coders.architectures.standard import shift_bias
+from saescope.coders.calibration import best_factor
 from saescope.coders.coder import SparseCoder
 from saescope.coders.codes import Codes
 from saescope.coders.l0_control import SteeredArchitecture, SteeredOptions
@@ -50,10 +51,8 @@ class Gated(SteeredArchitecture):
         """
         if coder.reads != coder.writes:
             return 0.0
-        centred = x - coder.b_dec
         explained = coder.decode(self.encode(coder, x), x) - coder.b_dec
-        along, square = float((centred * explained).double().sum()), float(explained.double().pow(2).sum())
-        return math.log(along / square) if along > 0 and square > 0 else 0.0
+        return math.log(best_factor([(x - coder.b_dec, explained)]) or 1.0)
 
     def gate(self, coder: SparseCoder, x: Float[Tensor, "tokens d_in"]) -> tuple[Codes, Codes]:
         """The codes, and on the same support the gates π."""

@@ -18,7 +18,7 @@ from pydantic import Field
 from torch import Tensor
 
 from saescope.coders.architecture import TrainingPass, register
-from saescope.coders.calibration import Counts, margin_for_l0
+from saescope.coders.calibration import Counts, best_factor, margin_for_l0
 from saescope.coders.coder import SparseCoder
 from saescope.coders.codes import Codes
 from saescope.coders.l0_control import SteeredArchitecture, SteeredOptions
@@ -81,16 +81,13 @@ class Standard(SteeredArchitecture):
     def refit(
         self, coder: SparseCoder, pairs: list[tuple[Float[Tensor, "tokens d_in"], Float[Tensor, "tokens d_out"]]]
     ) -> None:
-        along, square = 0.0, 0.0
-        for x, y in pairs:
-            rest = coder.rest(x)
-            explained = coder.decode(self.encode(coder, x), x) - rest
-            along += float(((y - rest) * explained).double().sum())
-            square += float(explained.double().pow(2).sum())
-        if along > 0 and square > 0:
+        factor = best_factor(
+            (y - coder.rest(x), coder.decode(self.encode(coder, x), x) - coder.rest(x)) for x, y in pairs
+        )
+        if factor is not None:
             # Scaling both changes no latent's sign, so the support stays.
-            coder.W_enc_rows.mul_(along / square)
-            coder.b_enc.mul_(along / square)
+            coder.W_enc_rows.mul_(factor)
+            coder.b_enc.mul_(factor)
 
 
 @torch.no_grad()
