@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 
 from saescope.coders import Codes
@@ -35,6 +36,19 @@ def test_a_list_stands_until_it_is_asked_for_again() -> None:
     record.update(fired(1))
     assert record.dead_list(2, step=4).tolist() == [1, 2, 3]
     assert record.dead_list(2, step=6).tolist() == [0, 2, 3]
+
+
+@pytest.mark.parametrize("ask_every", [1, 3])
+def test_restarted_latents_are_dead_no_more_and_a_restored_record_knows(ask_every: int) -> None:
+    first, second = FiringRecord(4, ask_every=ask_every), FiringRecord(4, ask_every=ask_every)
+    first.update(fired(0))
+    assert first.dead_list(2, step=0).tolist() == [1, 2, 3]
+    first.restarted(torch.tensor([1, 3]))
+    assert first.dead_list(2, step=ask_every + 1).tolist() == [2]
+    first.restarted(torch.tensor([2]))
+    second.load_state({name: tensor.clone() for name, tensor in first.state().items()})
+    for step in range(1, 5):
+        assert first.dead_list(2, step).tolist() == second.dead_list(2, step).tolist() == []
 
 
 def test_a_restored_record_goes_on_as_the_first() -> None:

@@ -39,9 +39,15 @@ class FiringRecord:
 
     def dead_list(self, horizon: int, step: int) -> Int[Tensor, "n_dead"]:
         """The same by number, as of the last step that `ask_every` divides."""
-        if self._at_most >= horizon and step % self._ask_every == 0:
-            self._dead_list = self.dead(horizon).nonzero().squeeze(1)
+        if step % self._ask_every == 0:
+            some = self._at_most >= horizon
+            self._dead_list = self.dead(horizon).nonzero().squeeze(1) if some else self.silent.new_zeros(0)
         return self._dead_list
+
+    def restarted(self, latents: Int[Tensor, "n"]) -> None:
+        """Count these as having just fired."""
+        self.silent[latents] = 0
+        self._dead_list = self._dead_list[~torch.isin(self._dead_list, latents)]
 
     def state(self) -> dict[str, Tensor]:
         """Everything that the next step depends on."""

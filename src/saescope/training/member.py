@@ -52,6 +52,11 @@ class Member:
         self.firing = FiringRecord(config.d_sae, device)
         self._resample_at = {max(1, round(part * n_steps)) for part in config.resample}
         self.dead_horizon = dead_horizon(run.dead_after, n_steps, run.batch_size)
+        if any(step * run.batch_size < self.dead_horizon for step in self._resample_at):
+            raise UsageError(
+                f"coder {config.name!r}: resample {list(config.resample)}: nothing is dead before {self.dead_horizon:,} tokens "
+                f"of {n_steps * run.batch_size:,} (dead_after {run.dead_after:g}); name later parts of the run"
+            )
 
     @property
     def name(self) -> str:
@@ -73,8 +78,8 @@ class Member:
         self.firing.update(loss.done.codes)
         if step + 1 in self._resample_at:
             dead = self.firing.dead(self.dead_horizon)
-            resample(self.coder, self.optimiser, x, y, dead, seed=self.config.seed * self.n_steps + step)
-            self.firing.silent[dead] = 0
+            seed = self.config.seed * self.n_steps + step
+            self.firing.restarted(resample(self.coder, self.optimiser, x, y, dead, seed=seed))
         self.coder.architecture.after_step(self.coder, loss.done, step, self.n_steps)
         return loss, norm
 
