@@ -195,6 +195,10 @@ def test_harvested_ranges_train_where_they_exist(place: Path) -> None:
     assert set(json.loads(some.stdout)["coders"]) == {"batchtopk-resid_post.0", "batchtopk-resid_post.2"}
     missing = run(*train(place / "several", place / "x", "--reads", "resid_post.0-2"))
     one_line(missing, 2, f"resid_post.1 is not in the store {place}/several, which has resid_post.0, resid_post.2")
+    # A configuration's own points are not silently trained at instead of those asked for.
+    elsewhere = "train", place / "several", "--config", place / "joined/config.yaml", "--points", "mlp_in.1"
+    one_line(run(*elsewhere, "--out", place / "x"), 2, "resid_post.0: --points has no resid_post; it has mlp_in.1")
+    assert not (place / "x").exists()
 
 
 def one_line(done: subprocess.CompletedProcess[str], code: int, says: str) -> None:
@@ -337,6 +341,8 @@ def test_no_command_shows_the_help_and_nothing_else() -> None:
 def test_usage_errors_exit_with_two() -> None:
     assert run("train", "--l0").returncode == 2
     one_line(run("train", "--out", "x"), 2, "give a STORE")
+    one_line(run("train", "store", "--tokens", 5), 2, "--tokens is for streaming from --model")
+    one_line(run("train", "store", "--set", "tied="), 2, "--set takes NAME=VALUE, got 'tied='")
 
 
 def test_more_than_the_memory_says_how_much() -> None:

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from saescope.errors import UsageError
-from saescope.training.journal import JsonLines, open_loggers, read_lines, thinned
+from saescope.training.journal import JsonLines, open_loggers, read_lines, require_loggers, thinned
 
 
 def test_json_lines_drop_what_a_kill_left_behind(tmp_path: Path) -> None:
@@ -62,12 +62,12 @@ def test_other_loggers_get_every_scalar(tmp_path: Path, monkeypatch: pytest.Monk
     assert {"closed", "finished"} <= {item for item in seen if isinstance(item, str)}
 
 
-def test_missing_and_unknown_loggers_are_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_and_unknown_loggers_are_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "wandb", None)
     with pytest.raises(UsageError, match=r"pip install 'saescope\[wandb\]'"):
-        open_loggers(["wandb"], tmp_path, 0, {})
+        require_loggers(["wandb"])
     with pytest.raises(UsageError, match="unknown logger 'comet'; known: tensorboard, wandb"):
-        open_loggers(["comet"], tmp_path, 0, {})
+        require_loggers(["comet"])
 
 
 def test_thinning_keeps_ends_and_held_out_lines() -> None:

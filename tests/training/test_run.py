@@ -14,12 +14,22 @@ from safetensors.torch import load_file, save_file
 from tests.training.conftest import MemorySource, planted
 from torch import Tensor
 
-from saescope.coders import architecture_names, architecture_type, load, load_reference
+from saescope.coders import (
+    Slice,
+    SparseCoder,
+    architecture_names,
+    architecture_type,
+    load,
+    load_reference,
+    make_architecture,
+)
 from saescope.errors import CoderError, OccupiedError, TrainingError, UsageError
 from saescope.lm import has_native_bf16
 from saescope.training import CoderConfig, Progress, TrainConfig, resolve, train
 from saescope.training.checkpoint import Checkpoints
-from saescope.training.optimiser import schedule
+from saescope.training.initialise import initialise
+from saescope.training.optimiser import CoderOptimiser, schedule
+from saescope.training.resample import resample
 
 
 def coder(name: str = "batchtopk", **given: Any) -> CoderConfig:
@@ -129,10 +139,16 @@ class StopHereError(Exception):
     pass
 
 
-@pytest.mark.parametrize("stop_at", [1, 30])
+@pytest.mark.parametrize("stop_at", [1, 25])
 def test_resumed_run_ends_in_the_same_bits(tmp_path: Path, stop_at: int) -> None:
+    # Latents are started again just before the checkpoint that is gone on from.
     both = config(
-        *(coder(name, arch=name, seed=number) for number, name in enumerate(architecture_names(trainable=True)))
+        *(
+            coder(name, arch=name, seed=number, resample=(24 / 64,))
+            for number, name in enumerate(architecture_names(trainable=True))
+        ),
+        checkpoint_every=3 / 64,
+        dead_after=0.04,
     )
     train(both, source(passes=1), tmp_path / "whole")
 
@@ -212,6 +228,37 @@ def test_complete_run_is_left_alone(tmp_path: Path) -> None:
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "run").rglob("*")}
     train(config(), source(), tmp_path / "run")
     assert {path: path.stat().st_mtime_ns for path in (tmp_path / "run").rglob("*")} == before
+
+
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        ({"coders": (coder(init="nowhere"),)}, "nowhere"),
+        ({"coders": (coder(reads=("b",)),)}, "not among the activations"),
+        ({"coders": (coder(resample=(0.05,)),)}, r"nothing is dead before 1,638 tokens of 16,384 \(dead_after 0.1\)"),
+        ({"loggers": ["tensorbord"]}, "unknown logger 'tensorbord'"),
+        ({"batch_size": 32768}, "do not fill one batch of 32768"),
+        ({"source": source(batch_size=32)}, "batches of 32 and the configuration says 64"),
+    ],
+)
+def test_a_run_that_cannot_begin_leaves_no_folder(given: dict[str, Any], says: str, tmp_path: Path) -> None:
+    batch_size, loggers = given.get("batch_size", 64), given.pop("loggers", None)
+    rows = given.pop("source", None) or source(batch_size=batch_size)
+    with pytest.raises((UsageError, TrainingError, CoderError), match=says):
+        train(config(*given.pop("coders", ()), **given), rows, tmp_path / "run", loggers=loggers)
+    assert list(tmp_path.iterdir()) == []
+    (tmp_path / "run").mkdir()
+    train(config(), source(), tmp_path / "run")
+
+
+def test_damage_to_a_runs_own_record_is_one_line(tmp_path: Path) -> None:
+    train(config(), source(), tmp_path / "run")
+    (tmp_path / "run" / "run.json").write_text("[]")
+    with pytest.raises(OccupiedError, match=r"run\.json is damaged"):
+        train(config(), source(), tmp_path / "run")
+    Checkpoints(tmp_path / "points").save(3, {}, {})
+    with pytest.raises(TrainingError, match=r"is damaged \(state\.json lacks conditions, seconds, source\)"):
+        Checkpoints.read_state(tmp_path / "points" / "step-00000003")
 
 
 def test_occupied_folders_are_refused(tmp_path: Path) -> None:
@@ -352,13 +399,35 @@ def test_dead_latents_come_back(tmp_path: Path) -> None:
     tensors["b_enc"][:20] = -10.0
     save_file(tensors, folder / "sae_weights.safetensors")
     dead = {}
-    for name, coefficient, resample in (("off", 0.0, ()), ("aux", 1.0, ()), ("resampled", 0.0, (0.2, 0.4))):
-        run = config(coder(init=str(folder), resample=resample), aux_coefficient=coefficient, dead_after=0.05)
+    for name, coefficient, parts in (("off", 0.0, ()), ("aux", 1.0, ()), ("resampled", 0.0, (0.2, 0.4))):
+        run = config(coder(init=str(folder), resample=parts), aux_coefficient=coefficient, dead_after=0.05)
         found = train(run, source(passes=8), tmp_path / name)["batchtopk"]
         fired = torch.bincount(found.encode(planted(4096)).indices, minlength=40) > 0
         dead[name] = int((~fired[:20]).sum())
     assert dead["aux"] < dead["off"]
     assert dead["resampled"] < dead["off"]
+
+
+def test_no_two_latents_are_started_again_alike() -> None:
+    """More are dead than the batch has tokens, and half of its error is one token's."""
+    x = planted(12)
+    x[3] *= 10
+    one = SparseCoder(
+        make_architecture("topk", 40, {"k": 3}), [Slice(point="a", width=24)], [Slice(point="a", width=24)]
+    )
+    initialise(one, seed=0)
+    optimiser = CoderOptimiser(one, 1e-2, betas=(0.9, 0.999), eps=1e-8, clip=1.0)
+    before = one.W_dec.detach().clone()
+    dead = torch.arange(40) >= 10
+    restarted = resample(one, optimiser, x, x, dead, seed=0)
+    assert len(restarted) == 12
+    assert dead[restarted].all()
+    assert len(one.W_dec[restarted].unique(dim=0)) == 12
+    untouched = torch.ones(40, dtype=torch.bool).index_fill(0, restarted, False)
+    assert torch.equal(one.W_dec[untouched], before[untouched])
+    x[5] = torch.nan
+    assert len(resample(one, optimiser, x, x, dead, seed=0)) == 12, "the training loop refuses it, with the step"
+    assert len(resample(one, optimiser, x, x, torch.ones(40, dtype=torch.bool), seed=0)) == 0
 
 
 @pytest.mark.parametrize(("warmup", "decay"), [(0.05, 0.2), (0.0, 0.0), (0.3, 0.7), (0.0, 1.0)])
@@ -394,8 +463,15 @@ def test_configuration_round_trip_and_refusals(tmp_path: Path) -> None:
         ("coders: 3", "coders"),
         ("- 1", "must be a mapping"),
         ("a: [", "is not YAML"),
+        ("\xff", "is not YAML"),
+        ("coders: []\npasses: .inf", "passes: input should be a finite number"),
+        (f"coders: []\nseed: {2**70}", "seed: input should be less than 4294967296"),
+        (
+            "coders: [{name: a, reads: [p.1], skip: true}]",
+            r"reads and writes p\.1, which a skip connection would only copy",
+        ),
     ):
-        path.write_text(text)
+        path.write_text(text, "latin-1")
         with pytest.raises(UsageError, match=says) as error:
             TrainConfig.from_yaml(path)
         assert "\n" not in str(error.value)

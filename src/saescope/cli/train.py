@@ -75,8 +75,12 @@ def train(
     points: Annotated[
         str | None, typer.Option("--points", help="Train at these hook points only, such as 'resid_post.0-29:2'.")
     ] = None,
-    tokens: Annotated[int, typer.Option("--tokens", help="Without a store: tokens of text to run.")] = 1_000_000,
-    context: Annotated[int, typer.Option("--context", help="Without a store: tokens per sequence.")] = 256,
+    tokens: Annotated[
+        int | None, typer.Option("--tokens", help="Without a store: tokens of text to run.", show_default="1000000")
+    ] = None,
+    context: Annotated[
+        int | None, typer.Option("--context", help="Without a store: tokens per sequence.", show_default="256")
+    ] = None,
     memory: Annotated[
         str | None,
         typer.Option(
@@ -101,14 +105,19 @@ def train(
         raise UsageError("give a STORE to train from, or --model and --corpus to stream without one")
     if store is None and (corpus is None or not (points or reads or config)):
         raise UsageError("streaming needs --corpus, and --points or --reads, beside --model")
+    for flag, value in (("--corpus", corpus), ("--tokens", tokens), ("--context", context)):
+        if store is not None and value is not None:
+            raise UsageError(f"{flag} is for streaming from --model; what is in the store {store} stands fast")
+    tokens = 1_000_000 if tokens is None else tokens
     room = None if memory is None else parse_bytes(memory)
+    settings, options = pairs("--set", setting), pairs("--option", option)
     opened = Store.open(store) if store is not None else LanguageModel.load(str(model), device=device)
     available = opened.point_names
     if points:
         available = PointNames(available.points(points), "--points")
-    base = {"batch_size": batch_size, "passes": passes, "seed": seed} | pairs("--set", setting)
+    base = {"batch_size": batch_size, "passes": passes, "seed": seed} | settings
     coder: dict[str, Any] = {"d_sae": d_sae, "skip": skip or None, "lr": lr, "init": str(init) if init else None}
-    coder["options"] = pairs("--option", option) or None
+    coder["options"] = options or None
     resolved = resolve(
         config,
         base,
@@ -127,7 +136,12 @@ def train(
         StoreStream(opened, resolved.points, **order)
         if isinstance(opened, Store)
         else ModelStream(
-            opened, Corpus.open(str(corpus)), resolved.points, SequenceOptions(context=context), tokens=tokens, **order
+            opened,
+            Corpus.open(str(corpus)),
+            resolved.points,
+            SequenceOptions(context=256 if context is None else context),
+            tokens=tokens,
+            **order,
         )
     )
     try:

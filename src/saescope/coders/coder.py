@@ -23,7 +23,7 @@ Choose = Callable[[Encoding], Support]
 class SparseCoder(nn.Module):
     """Reads hook points, writes hook points, through an overcomplete sparse layer.
 
-        f = σ((x - b_dec) · W_enc + b_enc)      x - b_dec only where `apply_b_dec_to_input` (SAEs, not transcoders)
+        f = σ((x - b_dec) · W_enc + b_enc)      x - b_dec only where `apply_b_dec_to_input` (SAEs without a skip connection)
         x̂ = f · W_dec + b_dec (+ x · W_skipᵀ)
 
     σ is the architecture's choice of latents. Several points are one concatenated vector, cut by `reads` and `writes`.
@@ -57,7 +57,7 @@ class SparseCoder(nn.Module):
         self.d_in = sum(part.width for part in self.reads)
         self.d_out = sum(part.width for part in self.writes)
         self.d_sae = architecture.d_sae
-        same = self.reads == self.writes
+        same = self.reads == self.writes and not skip
         self.apply_b_dec_to_input = same if apply_b_dec_to_input is None else apply_b_dec_to_input
         if self.apply_b_dec_to_input and self.d_in != self.d_out:
             raise CoderError(

@@ -18,11 +18,17 @@ from torch import Tensor
 from saescope.coders.architecture import make_architecture
 from saescope.coders.coder import SparseCoder
 from saescope.coders.normalization import Normalization
+from saescope.errors import CoderError
 
 
 @torch.no_grad()
 def fold(coder: SparseCoder, reads: Normalization, writes: Normalization) -> SparseCoder:
-    """The coder that does on raw activations what `coder` does on normalised ones, in its inference architecture."""
+    """The coder that does on raw activations what `coder` does on normalised ones, in its inference architecture.
+
+    Raises `CoderError` for a skip connection beside b_dec taken from the input: b_dec would have to be two things.
+    """
+    if coder.W_skip is not None and coder.apply_b_dec_to_input:
+        raise CoderError("a coder with a skip connection and apply_b_dec_to_input has no form on raw activations")
     architecture = coder.architecture
     inference = make_architecture(architecture.inference, coder.d_sae, architecture.inference_options())
     folded = SparseCoder(

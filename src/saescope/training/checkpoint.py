@@ -46,8 +46,10 @@ class Checkpoints:
         self.folder = folder
 
     def save(self, step: int, tensors: dict[str, dict[str, Tensor]], state: dict[str, Any]) -> Path:
-        """Write the checkpoint of `step` completed steps. Raises `TrainingError` when the disk refuses."""
+        """Write the checkpoint of `step` completed steps, once. Raises `TrainingError` when the disk refuses."""
         target = self.folder / f"step-{step:08d}"
+        if (target / STATE).exists():
+            return target
         temporary = self.folder / f".writing-{step:08d}"
         try:
             shutil.rmtree(temporary, ignore_errors=True)
@@ -58,8 +60,6 @@ class Checkpoints:
             (temporary / STATE).write_text(json.dumps({"step": step, **state}))
             for path in temporary.iterdir():
                 _flush(path)
-            if target.exists():
-                shutil.rmtree(target)
             temporary.rename(target)
         except (OSError, SafetensorError) as error:
             shutil.rmtree(temporary, ignore_errors=True)
@@ -84,8 +84,11 @@ class Checkpoints:
     @staticmethod
     def read_state(path: Path) -> dict[str, Any]:
         try:
-            state: dict[str, Any] = json.loads((path / STATE).read_text())
-        except (OSError, ValueError) as error:
+            state = json.loads((path / STATE).read_text())
+            missing = {"step", "conditions", "source", "seconds"} - set(state)
+            if not isinstance(state, dict) or missing:
+                raise ValueError(f"{STATE} lacks {', '.join(sorted(missing))}")
+        except (OSError, ValueError, TypeError) as error:
             raise TrainingError(
                 f"checkpoint {path} is damaged ({error}); delete it to go on from the one before"
             ) from None

@@ -15,7 +15,7 @@ from saescope.errors import UsageError, nearest
 class CoderConfig(BaseModel):
     """One coder of a run."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     name: str = Field(description="folder name under RUN/coders; unique within the run")
     arch: str = "batchtopk"
@@ -28,7 +28,7 @@ class CoderConfig(BaseModel):
         default=False, description="keep the random decoder and train the rest: a control, not a way to train"
     )
     lr: float | None = Field(default=None, gt=0, description="peak learning rate; default: `defaults.peak_lr`")
-    seed: int = 0
+    seed: int = Field(default=0, ge=0, lt=2**32, description="of the first weights")
     init: str | None = Field(default=None, description="folder of a saved coder to start from (warm start)")
     resample: tuple[float, ...] = Field(
         default=(), description="parts of the run after which dead latents are started again (Bricken et al., 2023)"
@@ -49,6 +49,12 @@ class CoderConfig(BaseModel):
             raise UsageError(f"coder {self.name!r}: a frozen decoder is random; leave resample and init out")
         if not self.reads:
             raise UsageError(f"coder {self.name!r} reads no hook point; give it one")
+        both = [point for point in self.writes_to if point in self.reads]
+        if self.skip and both:
+            raise UsageError(
+                f"coder {self.name!r} reads and writes {both[0]}, which a skip connection would only copy; "
+                "write another point (--writes), or leave skip out"
+            )
         return self
 
     @property
@@ -59,12 +65,12 @@ class CoderConfig(BaseModel):
 class TrainConfig(BaseModel):
     """A run: coders trained together on the same batches, and how. Fractions are of the run's optimiser steps."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     coders: tuple[CoderConfig, ...]
     batch_size: int = Field(default=4096, gt=0, description="tokens per step")
     passes: float = Field(default=1, gt=0, description="passes over the training rows")
-    seed: int = Field(default=0, description="order of the batches")
+    seed: int = Field(default=0, ge=0, lt=2**32, description="order of the batches")
     warmup: float = Field(default=0.05, ge=0, le=1, description="linear rise of the learning rate")
     decay: float = Field(default=0.2, ge=0, le=1, description="linear fall to zero at the end")
     betas: tuple[float, float] = (0.9, 0.999)
@@ -91,7 +97,9 @@ class TrainConfig(BaseModel):
         default="auto", description="precision in which latents are chosen; values are float32 always"
     )
     calibration_tokens: int = Field(
-        default=2**16, gt=0, description="training tokens that settle the threshold at the end"
+        default=2**16,
+        gt=0,
+        description="rows that settle L0 at the end: held-out ones where there are 2,048, else training rows",
     )
     log_every: float = Field(default=0.01, gt=0, le=1, description="metrics line every this part of the run")
     held_out_every: float = Field(default=0.1, gt=0, le=1, description="held-out loss, L0, FVU every this part")
@@ -146,7 +154,7 @@ class TrainConfig(BaseModel):
             data = yaml.safe_load(Path(path).read_text())
         except OSError as error:
             raise UsageError(f"cannot read {path}: {error.strerror}") from None
-        except yaml.YAMLError as error:
+        except (yaml.YAMLError, UnicodeDecodeError) as error:
             raise UsageError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
         return TrainConfig.from_data(data, str(path))
 

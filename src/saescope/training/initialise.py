@@ -12,7 +12,7 @@ from saescope.errors import CoderError, UsageError
 def initialise(coder: SparseCoder, seed: int) -> None:
     """Random unit decoder rows, the encoder tied to them, zero biases.
 
-    Where input and output differ in width (a transcoder), the encoder gets random unit rows of its own. A skip connection
+    Where other points are written than read (a transcoder), the encoder gets random unit rows of its own. A skip connection
     starts at zero: the coder first explains what it can sparsely.
     """
     # Drawn on CPU, so that a seed means the same on every device.

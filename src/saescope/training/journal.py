@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 from pathlib import Path
 from typing import Any, Protocol
@@ -9,7 +10,8 @@ from typing import Any, Protocol
 from saescope.errors import UsageError
 from saescope.whole_files import write_whole
 
-LOGGERS = ("tensorboard", "wandb")
+# By the module that each needs.
+LOGGERS = {"tensorboard": "tensorboard", "wandb": "wandb"}
 
 
 class Logger(Protocol):
@@ -40,10 +42,8 @@ class TensorBoard:
     """Scalars for TensorBoard under RUN/tensorboard (extra `tensorboard`)."""
 
     def __init__(self, folder: Path) -> None:
-        try:
-            from torch.utils.tensorboard import SummaryWriter
-        except ImportError:
-            raise UsageError("TensorBoard is not installed; pip install 'saescope[tensorboard]'") from None
+        from torch.utils.tensorboard import SummaryWriter
+
         self._writer: Any = SummaryWriter(str(folder))
 
     def log(self, step: int, coder: str, metrics: dict[str, float]) -> None:
@@ -58,10 +58,8 @@ class WeightsAndBiases:
     """Metrics to Weights & Biases (extra `wandb`), in its own offline mode when WANDB_MODE says so."""
 
     def __init__(self, folder: Path, config: dict[str, Any]) -> None:
-        try:
-            import wandb
-        except ImportError:
-            raise UsageError("wandb is not installed; pip install 'saescope[wandb]'") from None
+        import wandb
+
         self._run: Any = wandb.init(project="saescope", dir=str(folder), name=folder.name, config=config)
 
     def log(self, step: int, coder: str, metrics: dict[str, float]) -> None:
@@ -71,11 +69,18 @@ class WeightsAndBiases:
         self._run.finish()
 
 
-def open_loggers(names: list[str], folder: Path, after_step: int, config: dict[str, Any]) -> list[Logger]:
-    """The JSON lines, and the loggers asked for by name."""
-    unknown = sorted(set(names) - set(LOGGERS))
+def require_loggers(names: list[str]) -> None:
+    """UsageError where a logger has a name that is not known, or is not installed."""
+    unknown = sorted(set(names) - LOGGERS.keys())
     if unknown:
         raise UsageError(f"unknown logger {unknown[0]!r}; known: {', '.join(LOGGERS)}")
+    for name in names:
+        if importlib.util.find_spec(LOGGERS[name]) is None:
+            raise UsageError(f"{name} is not installed; pip install 'saescope[{name}]'")
+
+
+def open_loggers(names: list[str], folder: Path, after_step: int, config: dict[str, Any]) -> list[Logger]:
+    """The JSON lines, and the loggers asked for by name."""
     loggers: list[Logger] = [JsonLines(folder / "metrics.jsonl", after_step)]
     if "tensorboard" in names:
         loggers.append(TensorBoard(folder / "tensorboard"))
@@ -98,7 +103,7 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
 
 
 def thinned(lines: list[dict[str, Any]], coder: str, most: int = 200) -> list[dict[str, float]]:
-    """One coder's history, at most `most` lines, those with held-out metrics first to stay."""
+    """One coder's history in about `most` lines; those with held-out metrics all stay."""
     own = [{key: value for key, value in line.items() if key != "coder"} for line in lines if line["coder"] == coder]
     if len(own) <= most:
         return own

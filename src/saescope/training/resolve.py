@@ -49,7 +49,9 @@ def resolve(
         own = [_with(part, given, archs, l0s) for part in base.pop("coders")]
         place = {"reads": _one_group("--reads", reads, available), "writes": _one_group("--writes", writes, available)}
         own = [part | {key: list(points) for key, points in place.items() if points} for part in own]
-        return TrainConfig.from_data(base | given_run | {"coders": own}, str(file))
+        config = TrainConfig.from_data(base | given_run | {"coders": own}, str(file))
+        available.points(config.points)  # refuses what is not there
+        return config
     places = places_of(reads, writes, available)
     named = list(zip(places, labels(places), strict=True))
     coders = []

@@ -30,7 +30,7 @@ from saescope.lm import has_native_bf16
 from saescope.lm.identity import comparable
 from saescope.training.checkpoint import Checkpoints, conditions
 from saescope.training.config import TrainConfig
-from saescope.training.journal import open_loggers, read_lines, thinned
+from saescope.training.journal import open_loggers, read_lines, require_loggers, thinned
 from saescope.training.member import Member, Moments
 from saescope.training.reference import reference_tensors
 from saescope.training.trainer import Trainer, Watcher
@@ -55,45 +55,53 @@ def train(
     """Train the run's coders on `source` and save them under `out`; continues an interrupted run of the same
     configuration, and only loads a complete one. Returns the coders by name, working on raw activations."""
     out, device = Path(out), torch.device(device)
+    if source.batch_size != config.batch_size:
+        raise UsageError(
+            f"the source gives batches of {source.batch_size} and the configuration says {config.batch_size}; "
+            "open the source with batch_size=config.batch_size"
+        )
     provenance = source.provenance()
-    if claim(out, config, provenance):
-        return {coder.name: load(out / "coders" / coder.name) for coder in config.coders}
     before = torch.are_deterministic_algorithms_enabled()
-    with _alone(out):
-        try:
-            torch.use_deterministic_algorithms(before or config.deterministic)
-            return _train(config, source, provenance, out, device, loggers or [], watcher)
-        finally:
-            torch.use_deterministic_algorithms(before)
-            recycling.clear()
+    warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
+    if not is_complete(out, config, provenance):
+        with _alone(out):
+            # Once more: another process may have come to its end here before the folder was locked.
+            if not is_complete(out, config, provenance):
+                try:
+                    torch.use_deterministic_algorithms(before or config.deterministic, warn_only=warn_only)
+                    return _train(config, source, provenance, out, device, loggers or [], watcher)
+                finally:
+                    torch.use_deterministic_algorithms(before, warn_only=warn_only)
+                    recycling.clear()
+    return {coder.name: load(out / "coders" / coder.name) for coder in config.coders}
 
 
-def claim(out: Path, config: TrainConfig, provenance: dict[str, Any]) -> bool:
-    """Make `out` this run's folder. True when the run is already complete there; `OccupiedError` when it holds
+def is_complete(out: Path, config: TrainConfig, provenance: dict[str, Any]) -> bool:
+    """Whether `out` holds this run, complete; not when nothing is there, or a part of it. `OccupiedError` when `out` holds
     something else."""
-    record = {"complete": False, "source": provenance}
-    if out.exists() and not _is_free(out, config):
-        if not (out / RUN).exists() or not (out / CONFIG).exists():
-            raise OccupiedError(f"{out} exists and is not a training run; choose another --out")
-        try:
-            found = json.loads((out / RUN).read_text())
-        except ValueError:
-            raise OccupiedError(f"{out / RUN} is damaged; choose another --out or delete {out}") from None
-        if (out / CONFIG).read_text() != config.to_yaml():
-            raise OccupiedError(
-                f"{out} holds a run of another configuration (see {out / CONFIG}); choose another --out"
-            )
-        begun, now = comparable(found.get("source") or {}, json.loads(json.dumps(provenance)))
-        if begun != now:
-            raise OccupiedError(f"{out} holds a run on other activations (see {out / RUN}); choose another --out")
-        return bool(found.get("complete"))
+    if not out.exists() or _is_free(out, config):
+        return False
+    if not (out / RUN).exists() or not (out / CONFIG).exists():
+        raise OccupiedError(f"{out} exists and is not a training run; choose another --out")
     try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise TrainingError(f"cannot write to {out}: {error.strerror}; choose another --out") from None
-    write_whole(out / CONFIG, config.to_yaml())
-    write_whole(out / RUN, json.dumps(record, indent=2))
-    return False
+        found = json.loads((out / RUN).read_text())
+    except ValueError:
+        found = None
+    if not isinstance(found, dict):
+        raise OccupiedError(f"{out / RUN} is damaged; choose another --out or delete {out}")
+    if (out / CONFIG).read_text() != config.to_yaml():
+        raise OccupiedError(f"{out} holds a run of another configuration (see {out / CONFIG}); choose another --out")
+    begun, now = comparable(found.get("source") or {}, json.loads(json.dumps(provenance)))
+    if begun != now:
+        raise OccupiedError(f"{out} holds a run on other activations (see {out / RUN}); choose another --out")
+    return bool(found.get("complete"))
+
+
+def claim(out: Path, config: TrainConfig, provenance: dict[str, Any]) -> None:
+    """Make a folder, new or of a part of this run, this run's."""
+    if _is_free(out, config):
+        write_whole(out / CONFIG, config.to_yaml())
+        write_whole(out / RUN, json.dumps({"complete": False, "source": provenance}, indent=2))
 
 
 def _is_free(out: Path, config: TrainConfig) -> bool:
@@ -120,6 +128,9 @@ def _train(
     sample = _sample(source, config)
     for member in members:
         member.prepare(sample[: config.batch_size].to(device))
+    # Not before: a run that cannot begin leaves nothing, and the folder free for another.
+    require_loggers(logger_names)
+    claim(out, config, provenance)
     trainer = Trainer(config, members, source, Checkpoints(out / "checkpoints"), device, watcher)
     done = trainer.resume()
     held_out = source.held_out_rows(config.held_out_tokens).to(device)
@@ -237,7 +248,12 @@ def _selection(config: TrainConfig, device: torch.device) -> torch.dtype:
 
 @contextmanager
 def _alone(out: Path) -> Iterator[None]:
-    """Two processes must not train into one folder."""
+    """Two processes must not train into one folder. A folder made for it goes again where nothing was put into it."""
+    new = not out.exists()
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise TrainingError(f"cannot write to {out}: {error.strerror}; choose another --out") from None
     lock = FileLock(out / ".lock")
     try:
         lock.acquire(timeout=0)
@@ -247,6 +263,9 @@ def _alone(out: Path) -> Iterator[None]:
         yield
     finally:
         lock.release()
+        if new and {path.name for path in out.iterdir()} <= {".lock"}:
+            (out / ".lock").unlink(missing_ok=True)
+            out.rmdir()
 
 
 def _link(link: Path, target: Path) -> None:
