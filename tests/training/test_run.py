@@ -430,6 +430,25 @@ def test_no_two_latents_are_started_again_alike() -> None:
     assert len(resample(one, optimiser, x, x, torch.ones(40, dtype=torch.bool), seed=0)) == 0
 
 
+@pytest.mark.parametrize("arch", ["jumprelu", "gated"])
+def test_latents_start_again_with_what_their_architecture_has(arch: str) -> None:
+    x = planted(200)
+    place = [Slice(point="a", width=24)]
+    one = SparseCoder(make_architecture(arch, 40, {"l0": 3}), place, place)
+    initialise(one, seed=0)
+    one.architecture.prepare(one, x, warm=False)
+    dead = torch.arange(40) >= 30
+    with torch.no_grad():
+        for name in one.architecture.extra_parameters():
+            one.extra(name).add_(torch.linspace(0, 1, 40))
+            one.extra(name)[dead] = 99.0
+    resample(one, CoderOptimiser(one, 1e-2, betas=(0.9, 0.999), eps=1e-8, clip=1.0), x, x, dead, seed=0)
+    for name in one.architecture.extra_parameters():
+        share = 1.0 if name == "r_mag" else 0.2
+        expected = share * one.extra(name)[~dead].mean()
+        torch.testing.assert_close(one.extra(name)[dead], expected.expand(10), msg=name)
+
+
 @pytest.mark.parametrize(("warmup", "decay"), [(0.05, 0.2), (0.0, 0.0), (0.3, 0.7), (0.0, 1.0)])
 def test_schedule(warmup: float, decay: float) -> None:
     shares = [schedule(step, 100, warmup, decay) for step in range(100)]

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float, Int
 from pydantic import BaseModel, ConfigDict, ValidationError
 from torch import Tensor
 
@@ -107,6 +107,11 @@ class Architecture(ABC):
     def extra_tensors(self) -> dict[str, Tensor]:
         """State beyond the weights that training keeps and the files may hold, by name, at its initial value."""
         return {}
+
+    def restart(  # noqa: B027
+        self, coder: SparseCoder, latents: Int[Tensor, "n"], living: Bool[Tensor, "d_sae"], share: float
+    ) -> None:
+        """Set the extra parameters of `latents` whose encoder rows start again at `share` of the `living` ones' length."""
 
     def prepare(self, coder: SparseCoder, x: Float[Tensor, "tokens d_in"], *, warm: bool) -> None:  # noqa: B027
         """Set what should follow from data before the first step. `warm`: the weights come from a trained coder."""

@@ -46,9 +46,7 @@ def resample(
     coder.W_enc_rows[where] = _unit(coder.centred(x)[drawn]) * length
     coder.W_dec[where] = _unit((y - coder.b_dec)[drawn])
     coder.b_enc[where] = _SHARE_OF_LENGTH * coder.b_enc[living].mean()
-    for name, initial in coder.architecture.extra_parameters().items():
-        own = coder.extra(name)
-        own[where] = _SHARE_OF_LENGTH * own[living].mean() if name == "threshold" else initial.to(own)[where]
+    coder.architecture.restart(coder, where, living, _SHARE_OF_LENGTH)
     optimiser.forget(where)
     return where
 

@@ -15,7 +15,7 @@ from __future__ import annotations
 import math
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from saescope.coders.architecture import TrainingPass, register
@@ -53,6 +53,14 @@ class Gated(SteeredArchitecture):
             return 0.0
         explained = coder.decode(self.encode(coder, x), x) - coder.b_dec
         return math.log(best_factor([(x - coder.b_dec, explained)]) or 1.0)
+
+    @torch.no_grad()
+    def restart(
+        self, coder: SparseCoder, latents: Int[Tensor, "n"], living: Bool[Tensor, "d_sae"], share: float
+    ) -> None:
+        r_mag, b_mag = coder.extra("r_mag"), coder.extra("b_mag")
+        # The gain is the dictionary's scale, and not of a row's length.
+        r_mag[latents], b_mag[latents] = r_mag[living].mean(), share * b_mag[living].mean()
 
     def gate(self, coder: SparseCoder, x: Float[Tensor, "tokens d_in"]) -> tuple[Codes, Codes]:
         """The codes, and on the same support the gates π."""

@@ -22,7 +22,7 @@ from __future__ import annotations
 from typing import Any, Literal
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from pydantic import Field
 from torch import Tensor
 
@@ -69,6 +69,13 @@ class JumpReLU(SteeredArchitecture):
             threshold.fill_(max(0.0, margin_for_l0(coder, [x], coder.b_enc, self.wanted_l0) or 0.0))
         # Being active is worth about the square of what it contributes, and the weakest contribute θ.
         self.set_price(coder, max(1e-3, float(threshold.mean()) ** 2))
+
+    @torch.no_grad()
+    def restart(
+        self, coder: SparseCoder, latents: Int[Tensor, "n"], living: Bool[Tensor, "d_sae"], share: float
+    ) -> None:
+        threshold = coder.extra("threshold")
+        threshold[latents] = share * threshold[living].mean()
 
     def encode(self, coder: SparseCoder, x: Float[Tensor, "tokens d_in"]) -> Codes:
         return coder.above(x, coder.extra("threshold").detach())
