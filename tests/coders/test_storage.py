@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from tests.coders.conftest import small_coder
 
-from saescope.coders import load, save
+from saescope.coders import export, load, load_reference, save
 from saescope.errors import CoderError, ForeignCoderWarning, OccupiedError
 
 
@@ -70,6 +70,21 @@ def test_damage_is_named_in_one_line(folder: Path, damage: Callable[[Path], obje
     with pytest.raises(CoderError, match=says) as error:
         load(folder)
     assert "\n" not in str(error.value)
+
+
+def test_reference_tensors_stay_with_their_points_and_come_with_any_spelling(folder: Path, tmp_path: Path) -> None:
+    coder = load(folder)
+    reference = {f"mean.{coder.reads[0].point}": torch.arange(coder.d_in).float()}
+    save(coder, folder, reference=reference)
+    for spelling in (folder, folder / "sae_weights.safetensors", f"{folder}/"):
+        assert torch.equal(load_reference(spelling)[f"mean.{coder.reads[0].point}"], torch.arange(coder.d_in).float())
+    save(coder, folder)
+    assert load_reference(folder), "the same coder, saved again"
+    coder.metadata.corpus = {"name": "another"}
+    save(coder, folder)
+    assert not load_reference(folder), "means of another text"
+    export(coder, tmp_path / "copy", "saescope", reference=reference)
+    assert load_reference(tmp_path / "copy").keys() == reference.keys()
 
 
 def test_no_folder(tmp_path: Path) -> None:

@@ -49,7 +49,7 @@ def convert(
     as_json: Annotated[bool, typer.Option("--json", help="Print a JSON object.")] = False,
 ) -> None:
     """Read a coder in any format that saescope knows and write it in another."""
-    from saescope.coders import FORMATS, export, load
+    from saescope.coders import FORMATS, export, load, load_reference
     from saescope.coders.formats import format_named
 
     console = Console(highlight=False, soft_wrap=True)
@@ -73,7 +73,7 @@ def convert(
             writes=writes,
             input_scale=_numbers(input_scale),
         )
-    export(coder, folder, to)
+    export(coder, folder, to, reference=load_reference(source) if file is None else None)
     imported = {"format": "saescope", "warnings": []} | coder.metadata.imported
     if as_json:
         shape = {"d_in": coder.d_in, "d_sae": coder.d_sae, "d_out": coder.d_out}

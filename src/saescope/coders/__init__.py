@@ -16,7 +16,7 @@ from saescope.coders.folding import decoder_norms, fold, unfold
 from saescope.coders.formats import FORMATS, Format, export, load
 from saescope.coders.metadata import CoderMetadata, Slice
 from saescope.coders.normalization import Normalization
-from saescope.coders.splicing import splice
+from saescope.coders.splicing import put, splice
 from saescope.coders.storage import load_reference, save
 from saescope.coders.token_norm import TokenNorm
 
@@ -42,6 +42,7 @@ __all__ = [
     "load",
     "load_reference",
     "make_architecture",
+    "put",
     "register",
     "save",
     "splice",

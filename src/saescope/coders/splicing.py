@@ -10,7 +10,7 @@ from torch import Tensor
 
 from saescope.coders.coder import SparseCoder
 from saescope.errors import CoderError
-from saescope.lm import Edit, Positions
+from saescope.lm import Change, Edit, Positions
 
 Reconstruction = Callable[[Float[Tensor, "tokens d_in"]], Float[Tensor, "tokens d_out"]]
 
@@ -31,6 +31,22 @@ def splice(
     writing = [part.point for part in coder.writes]
     edits = [Edit(point, run.reader(point), name=f"read {point}", reads_only=True) for point in reading]
     return edits + [Edit(point, run.writer(point), name=f"splice {point}") for point in writing]
+
+
+def put(coder: SparseCoder, kept: Bool[Tensor, "batch seq"], output: Float[Tensor, "n_kept d_out"]) -> list[Edit]:
+    """Edits that put a known output in place of what the coder writes, at kept positions.
+
+    Needs no run to read first: also for a coder that writes a point before the last one it reads (a crosscoder).
+    """
+    parts = output.split([part.width for part in coder.writes], dim=1)
+    return [
+        Edit(place.point, _writes(kept, part), name=f"put {place.point}")
+        for place, part in zip(coder.writes, parts, strict=True)
+    ]
+
+
+def _writes(kept: Bool[Tensor, "batch seq"], part: Float[Tensor, "n_kept d"]) -> Change:
+    return lambda values, positions: values.index_put((kept.to(values.device),), part.to(values))
 
 
 class _Splice:
@@ -66,7 +82,7 @@ class _Splice:
             mask = self.mask(values, positions)
             if self.output is None:
                 self.output = self.compute()
-            return values.index_put((mask,), self.output[point].to(values.dtype))
+            return values.index_put((mask,), self.output[point].to(values))
 
         return change
 

@@ -13,31 +13,31 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-from safetensors.torch import save_file
 from torch import Tensor
 
 from saescope.coders.coder import SparseCoder
 from saescope.coders.formats import native, sae_lens
-from saescope.coders.formats.source import LocalSource
+from saescope.coders.formats.loading import load, open_source
 from saescope.coders.formats.writing import written_whole
-
-REFERENCE = "reference.safetensors"
 
 
 def save(coder: SparseCoder, folder: str | Path, *, reference: dict[str, Tensor] | None = None) -> Path:
     """Write a coder that works on raw activations (see `fold`). `folder` must not exist or must hold a coder, which is
-    replaced. `reference`: tensors measured in training that evaluation needs later. Returns the folder."""
+    replaced. `reference`: tensors measured in training that evaluation needs later; by default those of the coder that is
+    replaced, if it is of the same points and text. Returns the folder."""
     folder = Path(folder)
     with written_whole(folder, replaces=lambda there: (there / sae_lens.CONFIG).exists()) as temporary:
         native.write(coder, temporary)
-        if reference is None and (folder / REFERENCE).exists():
-            shutil.copy2(folder / REFERENCE, temporary / REFERENCE)
+        if reference is None and (folder / native.REFERENCE).exists():
+            # Another coder's may have come in its place.
+            if native.trained_on(load(folder)) == native.trained_on(coder):
+                shutil.copy2(folder / native.REFERENCE, temporary / native.REFERENCE)
         elif reference:
-            save_file({name: value.cpu().contiguous() for name, value in reference.items()}, temporary / REFERENCE)
+            native.write_reference(reference, temporary)
     return folder
 
 
-def load_reference(folder: str | Path) -> dict[str, Tensor]:
-    """Means and principal components measured in training; empty when the coder came without."""
-    path = Path(folder) / REFERENCE
-    return LocalSource(str(folder), Path(folder)).tensors(REFERENCE) if path.is_file() else {}
+def load_reference(source: str | Path) -> dict[str, Tensor]:
+    """Means and principal components measured in training, of what `load` takes; empty when the coder came without."""
+    found = open_source(source)
+    return found.tensors(native.REFERENCE) if found.has(native.REFERENCE) else {}

@@ -36,7 +36,7 @@ class Subject:
             return Subject(given)
         coder = load(given)
         coder.metadata.name = coder.metadata.name or Path(given).name
-        return Subject(coder, load_reference(given))
+        return Subject(coder, _fitting(load_reference(given), coder, given))
 
     @property
     def name(self) -> str:
@@ -124,3 +124,16 @@ def _last(spec: object) -> str:
 def _short(value: object) -> str:
     text = str(value)
     return f"{text[:8]}…" if len(text) > 24 else text
+
+
+def _fitting(reference: dict[str, Tensor], coder: SparseCoder, given: str | Path) -> dict[str, Tensor]:
+    """The reference tensors, or a `CoderError` where they are not of this coder's points, or are no numbers."""
+    for part in (*coder.reads, *coder.writes):
+        for name in (f"mean.{part.point}", f"components.{part.point}"):
+            tensor = reference.get(name)
+            if tensor is not None and (tensor.shape[-1] != part.width or not tensor.isfinite().all()):
+                raise CoderError(
+                    f"{given}: {name} of its reference.safetensors is {list(tensor.shape)}, or not finite, for a point of "
+                    f"width {part.width}; delete that file to do without"
+                )
+    return reference

@@ -7,6 +7,7 @@ A backup of a run that had not ended ({`step`, `ae`, `optimizer`, `config`, `nor
 
 from __future__ import annotations
 
+import io
 import json
 from pathlib import Path
 from typing import Any
@@ -189,7 +190,10 @@ def write(coder: SparseCoder, folder: Path) -> None:
     if coder.token_norm is not None:
         raise CoderError(f"dictionary_learning has no {coder.token_norm.kind} of its input, which this coder needs")
     name, tensors = _filed(coder)
-    torch.save({key: tensor.detach().cpu().contiguous().clone() for key, tensor in tensors.items()}, folder / WEIGHTS)
+    # In memory first: torch's own writer meets a full disk with an error of its own kind.
+    file = io.BytesIO()
+    torch.save({key: tensor.detach().cpu().contiguous().clone() for key, tensor in tensors.items()}, file)
+    (folder / WEIGHTS).write_bytes(file.getbuffer())
     point, model = coder.reads[0].point, coder.metadata.model.get("spec")
     head, _, layer = point.partition(".")
     trainer: dict[str, Any] = {
@@ -210,7 +214,7 @@ def write(coder: SparseCoder, folder: Path) -> None:
 def _filed(coder: SparseCoder) -> tuple[str, dict[str, Tensor]]:
     """The class, and its tensors."""
     name, subtracted = coder.architecture.name, coder.apply_b_dec_to_input
-    moved = coder.W_enc_rows.double() @ coder.b_dec.double()
+    moved = coder.W_enc_rows.cpu().double() @ coder.b_dec.cpu().double()
     linear = {"encoder.weight": coder.W_enc_rows, "decoder.weight": coder.W_dec.T}
     if name == "standard":
         if subtracted:
@@ -219,16 +223,16 @@ def _filed(coder: SparseCoder) -> tuple[str, dict[str, Tensor]]:
     # The other classes subtract b_dec, or do not; where the coder does otherwise, its biases take that up.
     added = torch.zeros_like(moved) if subtracted else moved
     if name == "gated":
-        gain = coder.extra("r_mag").double().exp()
+        gain = coder.extra("r_mag").cpu().double().exp()
         return "GatedAutoEncoder", linear | {
             "decoder_bias": coder.b_dec,
             "r_mag": coder.extra("r_mag"),
-            "gate_bias": (coder.b_enc.double() + added).float(),
-            "mag_bias": (coder.extra("b_mag").double() + gain * added).float(),
+            "gate_bias": (coder.b_enc.cpu().double() + added).float(),
+            "mag_bias": (coder.extra("b_mag").cpu().double() + gain * added).float(),
         }
     if name == "topk":
         return "AutoEncoderTopK", linear | {
-            "encoder.bias": (coder.b_enc.double() + added).float(),
+            "encoder.bias": (coder.b_enc.cpu().double() + added).float(),
             "b_dec": coder.b_dec,
             "k": torch.tensor(coder.architecture.file_entries()["k"], dtype=torch.int),
             "threshold": torch.tensor(-1.0),
@@ -236,7 +240,7 @@ def _filed(coder: SparseCoder) -> tuple[str, dict[str, Tensor]]:
     if name == "jumprelu":
         return "JumpReluAutoEncoder", {
             "W_enc": coder.W_enc,
-            "b_enc": (coder.b_enc.double() - (moved if subtracted else 0 * moved)).float(),
+            "b_enc": (coder.b_enc.cpu().double() - (moved if subtracted else 0 * moved)).float(),
             "W_dec": coder.W_dec,
             "b_dec": coder.b_dec,
             "threshold": coder.extra("threshold"),

@@ -14,6 +14,7 @@ from saescope.coders.formats.reading import Given, Reading
 from saescope.coders.formats.source import LocalSource, Source, listed
 from saescope.coders.formats.table import FORMATS, Format, format_named
 from saescope.errors import CoderError, ForeignCoderWarning, UsageError
+from saescope.paths import typed_path
 
 
 def load(
@@ -71,7 +72,7 @@ def _read(row: Format, reading: Reading) -> SparseCoder:
 def open_source(source: str | Path) -> Source:
     """The files of a folder, a file or a repository; no coder is read."""
     spec = str(source)
-    path = Path(spec).expanduser()
+    path = typed_path(spec)
     try:
         if path.is_dir():
             return LocalSource(spec, path)

@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
+from safetensors.torch import save_file
+from torch import Tensor
 
 from saescope.coders.coder import SparseCoder
 from saescope.coders.formats import sae_lens
@@ -16,7 +18,7 @@ from saescope.coders.metadata import CoderMetadata, Slice
 from saescope.coders.token_norm import TokenNorm
 from saescope.errors import CoderError
 
-OURS = "saescope.json"
+OURS, REFERENCE = "saescope.json", "reference.safetensors"
 
 
 def detect(source: Source) -> bool:
@@ -47,6 +49,17 @@ def write(coder: SparseCoder, folder: Path) -> None:
     """Into an empty folder."""
     sae_lens.write_files(coder, folder)
     (folder / OURS).write_text(json.dumps(_entries(coder), indent=2) + "\n")
+
+
+def write_reference(reference: dict[str, Tensor], folder: Path) -> None:
+    """Tensors measured in training beside the coder's files."""
+    save_file({name: value.cpu().contiguous() for name, value in reference.items()}, folder / REFERENCE)
+
+
+def trained_on(coder: SparseCoder) -> dict[str, Any]:
+    """What the reference tensors depend on: points, model and text, and not the weights."""
+    about = coder.metadata.model_dump(mode="json", include={"model", "corpus", "sequences", "kept_rule"})
+    return about | {key: value for key, value in _entries(coder).items() if key in ("reads", "writes")}
 
 
 def _entries(coder: SparseCoder) -> dict[str, Any]:

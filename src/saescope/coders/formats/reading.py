@@ -27,6 +27,12 @@ _OPTIONS = {
 }
 
 
+def refuse_scale(factor: float) -> None:
+    """CoderError where activations cannot be multiplied by it."""
+    if not 0 < factor < float("inf"):
+        raise CoderError(f"activations cannot be scaled by {factor:g}; give a positive number")
+
+
 @dataclass(frozen=True)
 class Given:
     """What a user may say of a coder whose files do not. None: not said."""
@@ -64,9 +70,8 @@ class Parts:
         """Fold an input multiplied by `factor` and an output divided by `out` (`factor` unless given) into the weights;
         codes keep their values."""
         out = factor if out is None else out
-        for value in (factor, out):
-            if not 0 < value < float("inf"):
-                raise CoderError(f"activations cannot be scaled by {value:g}; give a positive number")
+        refuse_scale(factor)
+        refuse_scale(out)
         self.W_enc = None if self.W_enc is None else self.W_enc * factor
         self.W_dec, self.b_dec = self.W_dec / out, self.b_dec / out
         self.W_skip = None if self.W_skip is None else self.W_skip * (factor / out)

@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from saescope.coders.coder import SparseCoder
-from saescope.coders.formats.reading import Parts, Reading, flag, whole_number
+from saescope.coders.formats.reading import Parts, Reading, flag, refuse_scale, whole_number
 from saescope.coders.formats.source import Source
 from saescope.coders.formats.weights import Weights
 from saescope.coders.token_norm import TokenNorm
@@ -190,6 +190,7 @@ def _normalisation(reading: Reading, parts: Parts, config: dict[str, Any], resca
             reading.ask("input_scale", "the number its activations are multiplied by (expected_average_only_in)")
         reading.facts["input_scale"] = factor
         if parts.architecture == "matching_pursuit":
+            refuse_scale(factor)
             # Pursuit of a scaled token is the scaled pursuit, as long as rows keep their length: codes are in raw units then.
             parts.options["residual_threshold"] = parts.options.get("residual_threshold", 1e-2) / factor
             parts.b_dec = parts.b_dec / factor

@@ -87,10 +87,10 @@ def write(coder: SparseCoder, folder: Path) -> None:
             f"sparsify's coders write as many dimensions as they read, and this one {coder.d_in} and {coder.d_out}"
         )
     transcode = coder.kind != "sae"
-    b_enc = coder.b_enc.detach().double()
+    b_enc = coder.b_enc.detach().cpu().double()
     if transcode == coder.apply_b_dec_to_input:
         # sparsify subtracts b_dec in SAEs and not in transcoders; where the coder does otherwise, its bias takes that up.
-        moved = coder.W_enc_rows.detach().double() @ coder.b_dec.detach().double()
+        moved = coder.W_enc_rows.detach().cpu().double() @ coder.b_dec.detach().cpu().double()
         b_enc = b_enc - moved if coder.apply_b_dec_to_input else b_enc + moved
     tensors = {
         "encoder.weight": coder.W_enc_rows,

@@ -8,21 +8,26 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from safetensors import SafetensorError
+from torch import Tensor
 
 from saescope.coders.coder import SparseCoder
+from saescope.coders.formats import native
 from saescope.coders.formats.table import format_named
 from saescope.errors import CoderError, OccupiedError
 
 
-def export(coder: SparseCoder, folder: str | Path, format: str) -> Path:
+def export(coder: SparseCoder, folder: str | Path, format: str, *, reference: dict[str, Tensor] | None = None) -> Path:
     """Write a coder as `format`, a name of `FORMATS` that writes. `folder` must not exist or be empty. Returns it.
 
-    CoderError, in one line, where the format has no place for such a coder.
+    `reference`: what `load_reference` gives, which only saescope's own format has a place for. CoderError, in one line, where
+    the format has no place for such a coder.
     """
     row = format_named(format, writes=True)
     folder = Path(folder)
     with written_whole(folder, replaces=lambda _: False) as temporary:
         row.load().write(coder, temporary)
+        if reference and row.name == "saescope":
+            native.write_reference(reference, temporary)
     return folder
 
 
