@@ -74,3 +74,24 @@ def test_recovered_loss_needs_its_ablation() -> None:
     assert found["ce_recovered"] == pytest.approx((0.9, 0.9))
     assert found["kl"] == pytest.approx((0.5, 0.5))
     assert "ce_recovered_mean" not in found
+
+
+def test_documents_without_predictions_say_nothing_of_ce() -> None:
+    """CE is measured on a part of the tokens: of one document's predictions no interval follows, however many documents the
+    reconstruction has."""
+    sums = DocumentSums(4)
+    for document in range(4):
+        where = torch.tensor([document])
+        for name in ("tokens", "error2", "moved2", "active"):
+            sums.add(name, where, torch.tensor([1.0 + document]))
+        sums.add("moved", where, torch.zeros(1, 2))
+    for name, value in (("targets", 3.0), ("ce", 2.0), ("ce_orig", 1.0), ("ce_zero", 9.0), ("kl", 0.5)):
+        sums.add(name, torch.tensor([1]), torch.tensor([value]))
+    found = intervals(sums)
+    assert found["kl"] is None
+    assert found["ce_recovered"] is None
+    assert found["l0"] is not None
+    for name, value in (("targets", 3.0), ("ce", 3.0), ("ce_orig", 1.0), ("ce_zero", 9.0), ("kl", 1.5)):
+        sums.add(name, torch.tensor([2]), torch.tensor([value]))
+    low, high = intervals(sums)["kl"] or (0, 0)
+    assert (low, high) == (0.5 / 3, 1.5 / 3), "drawn among the two that have predictions"

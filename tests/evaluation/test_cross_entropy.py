@@ -7,6 +7,7 @@ import torch
 from tests.measured import POINT, D, constant_coder, documents, identity_coder, random_coder, tiny_lm
 from transformers import PreTrainedTokenizerFast
 
+from saescope.coders import Slice, SparseCoder, make_architecture
 from saescope.evaluation import Evaluation, Subject, evaluate
 from saescope.evaluation.cross_entropy import Predictions, SplicedRuns
 from saescope.features import Passages
@@ -39,6 +40,22 @@ def test_the_identity_costs_nothing_at_all(lm: LanguageModel) -> None:
     assert found["kl"] == 0
     assert found["ce_increase"] == 0
     assert found["ce_recovered"] == found["ce_recovered_mean"] == 1
+
+
+def test_a_crosscoder_that_writes_what_it_reads_is_measured(lm: LanguageModel) -> None:
+    """Its first point is written before its second one has been read: no single run could splice it by itself."""
+    places = [Slice(point=point, width=D) for point in ("resid_post.0", "resid_post.1")]
+    crosscoder = SparseCoder(make_architecture("standard", 4 * D, {}), places, places, apply_b_dec_to_input=False)
+    crosscoder.requires_grad_(False)
+    eye = torch.eye(2 * D)
+    crosscoder.W_enc_rows.copy_(torch.cat([eye, -eye]))
+    crosscoder.W_dec.copy_(torch.cat([eye, -eye]))
+    found = one(lm, Subject(crosscoder.eval())).coder
+    assert found["fvu_centered"] < 1e-10
+    assert found["ce_recovered"] == pytest.approx(1, abs=1e-4)
+    assert abs(found["kl"]) < 1e-5
+    crosscoder.W_dec.zero_()
+    assert one(lm, Subject(crosscoder)).coder["ce_recovered"] == 0
 
 
 def test_zeros_recover_nothing(lm: LanguageModel) -> None:

@@ -109,6 +109,25 @@ def test_as_a_part_coders_are_compared_with_those_of_other_seeds_only() -> None:
     assert one["share"].found.value == 1.0
     assert one["share"].controls["random"].value < 0.2
     assert "from another seed" in alone.absent
+
+    # Trained by another recipe, with decoders that stayed as they were drawn, from the same seed: nothing to compare.
+    def trained(W: torch.Tensor, seed: int, **given: object) -> Subject:
+        made = subject(W, k=4)
+        run = {"tied": given.pop("tied", 0.7), "seed": 0, "coders": [seed]}
+        made.coder.metadata.training = {"coder": {"name": str(seed), "seed": seed, **given}, "config": run}
+        return made
+
+    shuffled = UNITS[torch.randperm(60)]
+    assert measure([trained(UNITS, 0), trained(shuffled, 1)], setting)[0]["share"].found.value == 1.0
+    for pair, why in (
+        ((trained(UNITS, 0), trained(shuffled, 1, tied=0.0)), "from another seed"),
+        (
+            (trained(UNITS, 0, frozen_decoder=True), trained(shuffled, 1, frozen_decoder=True)),
+            "as their seeds drew them",
+        ),
+        ((trained(UNITS, 1), trained(UNITS, 1)), "are the same"),
+    ):
+        assert why in measure(list(pair), setting)[0].absent
     # Half of the latents are dead in both: what is dead agrees by having stayed where it began, and does not count.
     halves = torch.cat([UNITS[:30], random_units(30, 40, 5)])
     density = torch.cat([torch.zeros(30), torch.ones(30)])

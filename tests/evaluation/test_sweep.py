@@ -18,7 +18,7 @@ from tests.measured import POINT, RULE, D, documents, tiny_lm
 from tests.training.conftest import MemorySource, planted
 from transformers import PreTrainedTokenizerFast
 
-from saescope.errors import OccupiedError, UsageError
+from saescope.errors import OccupiedError, SaescopeError, UsageError
 from saescope.evaluation import ActivationCache, Part, Setting
 from saescope.evaluation.sweep import Cell, Sources, SweepConfig, frontier_of, sweep
 from saescope.reports import write_frontier
@@ -102,7 +102,7 @@ def test_every_cell_is_trained_and_measured_at_its_l0(setting: Setting, tmp_path
 def test_a_finished_sweep_does_nothing_and_a_larger_one_only_what_is_new(setting: Setting, tmp_path: Path) -> None:
     first, again, larger = Watched(), Watched(), Watched()
     before = swept(setting, tmp_path / "s", first)
-    assert len(first.trained) == 4
+    assert len(set(first.trained)) == 4
     assert swept(setting, tmp_path / "s", again) == before
     assert not again.trained
     grown = swept(setting, tmp_path / "s", larger, l0s=(2, 3, 4), seeds=(0, 1))
@@ -283,3 +283,45 @@ def test_page_picture_and_csv_hold_the_numbers(tmp_path: Path) -> None:
     assert rows[0]["fvu_centered.pca"] == "0.9"
     assert float(rows[0]["probing.k1"]) == pytest.approx(1 - 0.3 / 8)
     assert made[2].read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_sweep_goes_on_by_the_recipe_it_was_begun_with(setting: Setting, tmp_path: Path) -> None:
+    """Defaults change between versions. The first ones recorded only what was given, and knew no `tied`."""
+    grid: dict[str, Any] = {"archs": ("topk",), "l0s": (2,)}
+    apart = GRID["run"] | {"tied": 0.0}
+    swept(setting, tmp_path / "s", **grid, run=apart)
+    record, config = tmp_path / "s/sweep.json", tmp_path / "s/runs/0/config.yaml"
+    kept = json.loads(record.read_text())
+    assert kept["shared"]["run"]["aux_coefficient"] == 0.25, "not given, recorded all the same"
+    kept["shared"]["run"] = GRID["run"]
+    record.write_text(json.dumps(kept))
+    config.write_text(config.read_text().replace("tied: 0.0\n", ""))
+    with pytest.raises(OccupiedError, match=r"differs in tied \("):
+        swept(setting, tmp_path / "s", **grid, seeds=(0, 1))
+    assert len(swept(setting, tmp_path / "s", **grid, seeds=(0, 1), run=apart)) == 2
+
+
+def test_a_sweep_that_cannot_begin_leaves_no_folder(setting: Setting, tmp_path: Path) -> None:
+    for changed, says in (
+        ({"run": {"aux_coeff": 0}}, "nearest: aux_coefficient"),
+        ({"run": {"batch_size": 10**6}}, "do not fill one batch of 1000000"),
+        ({"seeds": (2**70,)}, r"coders\.0\.seed"),
+    ):
+        with pytest.raises(SaescopeError, match=says) as refused:
+            swept(setting, tmp_path / "s", **changed)
+        assert "\n" not in str(refused.value)
+    assert not (tmp_path / "s").exists()
+    for given, says in (({"l0s": ()}, "the sweep's l0s"), ({"lr": -1}, "the sweep's lr: .* got -1")):
+        with pytest.raises(UsageError, match=says):
+            SweepConfig.from_data(**GRID | given)
+
+
+def test_a_damaged_record_is_named(setting: Setting, tmp_path: Path) -> None:
+    grid: dict[str, Any] = {"archs": ("topk",), "l0s": (2,)}
+    swept(setting, tmp_path / "s", **grid)
+    (tmp_path / "s/cells/topk-l0_2-d32-seed0.json").write_text('{"cell":')
+    with pytest.raises(OccupiedError, match=r"seed0\.json is damaged; delete it to measure that coder again"):
+        swept(setting, tmp_path / "s", **grid)
+    (tmp_path / "s/sweep.json").write_text("[]")
+    with pytest.raises(OccupiedError, match=r"sweep\.json is damaged"):
+        swept(setting, tmp_path / "s", **grid)

@@ -50,8 +50,7 @@ def test_training_finds_features_that_chance_does_not(done: tuple[Path, dict[str
             assert random[metric] + 0.2 < kind["mean"][metric] <= oracle[metric] + 1e-9
         assert kind["stability"]["share"] > kind["stability"]["controls"]["shuffled"]["share"] + 0.15
         assert kind["seeds"] == 2
-        low, high = kind["intervals"]["f1"]
-        assert low <= kind["mean"]["f1"] <= high
+        assert kind["intervals"]["f1"] is None, "two seeds say nothing of a third"
     assert len(record["coders"]) == 4
     assert all(set(METRICS) <= set(coder) for coder in record["coders"])
     topk = next(coder for coder in record["coders"] if coder["arch"] == "topk")

@@ -93,8 +93,8 @@ def sweep(
     writing = _one_group("--writes", writes, opened.point_names) if writes else ()
     rows = sum(opened.shard_rows("train"))
     run_settings: dict[str, Any] = {"passes": passes, "seed": seed} | pairs("--set", setting)
-    run_settings["batch_size"] = batch_size or batch_size_for(rows * passes)
-    config = SweepConfig(
+    run_settings["batch_size"] = batch_size_for(rows * passes) if batch_size is None else batch_size
+    config = SweepConfig.from_data(
         archs=tuple(listed(arch)),
         l0s=tuple(numbers("--l0", l0)),
         d_saes=tuple(whole_numbers("--d-sae", d_sae)),

@@ -25,7 +25,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from saescope.coders import SparseCoder, splice
+from saescope.coders import SparseCoder, put
 from saescope.errors import TextError, UsageError, nearest
 from saescope.evaluation.held_out import held_out_text
 from saescope.evaluation.part import Estimate, Part, Score
@@ -130,7 +130,8 @@ def numbers_as(
         codes = coder.encode(x)
         sums.reconstruction(y, coder.decode(codes, x), codes.values, codes.n_tokens)
         replaced = torch.ones_like(counted) if rule.special_replaced else counted
-        spliced = lm.run(tokens, logits=True, edits=splice(coder, replaced)).logits
+        read = torch.cat([run.activations[part.point][replaced.to(lm.device)] for part in coder.reads], 1).float()
+        spliced = lm.run(tokens, logits=True, edits=put(coder, replaced, coder(read))).logits
         zeros = [Edit(part.point, lambda values, positions: torch.zeros_like(values)) for part in coder.writes]
         ablated = lm.run(tokens, logits=True, edits=zeros).logits
         assert run.logits is not None

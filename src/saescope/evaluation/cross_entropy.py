@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from saescope.coders import SparseCoder, splice
+from saescope.coders import SparseCoder, put
 from saescope.evaluation.documents import DocumentSums
 from saescope.features import Passages
 from saescope.lm import LanguageModel
@@ -96,7 +96,7 @@ class SplicedRuns:
             changed = original.index_put((kept.to(original.device),), values.to(original))
             run = self.lm.run(self.tokens, attention_mask=self.attention_mask, logits=True, start=(point, changed))
         else:
-            edits = splice(coder, kept, reconstruct=lambda x: values.to(x))
+            edits = put(coder, kept, values)
             run = self.lm.run(self.tokens, attention_mask=self.attention_mask, logits=True, edits=edits)
         assert run.logits is not None
         return run.logits

@@ -25,7 +25,7 @@ class Histogram:
         edges = [low + (high - low) * i / bins for i in range(bins + 1)]
         inner = torch.tensor(edges[1:-1], dtype=torch.float64)
         # Values such as log10(0.01) must fall on the same side of an edge on every machine.
-        placed = torch.bucketize(values.double().cpu() + 1e-9, inner, right=True)
+        placed = torch.bucketize(values.cpu().double() + 1e-9, inner, right=True)
         return Histogram(edges, torch.bincount(placed, minlength=bins).tolist(), absent)
 
     def to_dict(self) -> dict[str, object]:

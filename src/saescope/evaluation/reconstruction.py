@@ -93,7 +93,8 @@ class ReconstructionSums:
         error2, spread = float(self.error2.sum()), float(self.spread.sum())
         fvu = _ratio(error2, spread)
         error_variance = error2 - float(self.error.square().sum()) / n
-        varying = self.spread > 0
+        # Of a constant dimension away from the shift, rounding leaves a spread.
+        varying = self.spread > 1e-12 * self.moved2
         scaled = self.error2[varying] / self.spread[varying]
         found = {
             "mse": error2 / n,

@@ -102,10 +102,7 @@ def measure(subjects: Sequence[Subject], setting: Setting) -> list[Part]:
     found: dict[str, Part] = {}
     for number, (key, members) in enumerate(families.items()):
         setting.progress("stability", number, len(families))
-        if len(members) < 2:
-            reason = (
-                "it needs another coder of the same architecture, options, shape and place, trained from another seed"
-            )
+        if reason := _not_comparable([member.coder for member in members]):
             found[key] = Part(NAME, TITLE, absent=reason)
             continue
         known = [densities[id(member)] for member in members] if densities else None
@@ -164,7 +161,23 @@ def _family(coder: SparseCoder) -> str:
     places = [[part.model_dump() for part in parts] for parts in (coder.reads, coder.writes)]
     options = {key: value for key, value in coder.metadata.options.items() if key != "seed"}
     trained = [coder.metadata.trained_as or coder.architecture.name, options, coder.kind, coder.d_sae]
-    return json.dumps([*trained, places, coder.metadata.training.get("tokens")], sort_keys=True, default=str)
+    training = coder.metadata.training
+    own = {key: value for key, value in training.get("coder", {}).items() if key not in ("name", "seed")}
+    run = {key: value for key, value in training.get("config", {}).items() if key not in ("coders", "seed")}
+    return json.dumps([*trained, places, training.get("tokens"), own, run], sort_keys=True, default=str)
+
+
+def _not_comparable(members: Sequence[SparseCoder]) -> str:
+    """Why coders of one family have nothing to be compared in, or nothing to say."""
+    if len(members) < 2:
+        return "it needs another coder of the same architecture, settings, shape and place, trained from another seed"
+    own = [coder.metadata.training.get("coder", {}) for coder in members]
+    if any(one.get("frozen_decoder") for one in own):
+        return "the decoders were kept as their seeds drew them, so agreement means nothing"
+    seeds = [one["seed"] for one in own if "seed" in one]
+    if len(set(seeds)) < len(seeds):
+        return "two of the coders were trained from the same seed, and are the same"
+    return ""
 
 
 def partners(a: SparseCoder, b: SparseCoder) -> Pairing:

@@ -6,22 +6,19 @@ interval, over documents or words, where that was measured.
 
 from __future__ import annotations
 
-import math
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from statistics import fmean, stdev
+from statistics import fmean
 from typing import Any
-
-from scipy.stats import t as student
 
 from saescope.evaluation.bootstrap import Interval
 from saescope.evaluation.definitions import BY_KEY
 from saescope.evaluation.part import Estimate
+from saescope.evaluation.resampling import interval_over_seeds
 from saescope.evaluation.sweep.grid import FROZEN_DECODER
 
 CORE = ("fvu_centered", "ce_recovered_mean", "kl", "dead_fraction")
-_FEWEST_SEEDS = 3
 Record = dict[str, Any]
 
 
@@ -152,10 +149,7 @@ def _places(rows: Sequence[Record], read: Any) -> tuple[Place, ...]:
 
 def _interval(values: Sequence[float], own: Interval | None) -> Interval | None:
     # Equal values are one value that the seeds share, such as their stability, with an interval of its own.
-    if len(values) < _FEWEST_SEEDS or len(set(values)) == 1:
-        return own
-    half = float(student.ppf(0.975, len(values) - 1)) * stdev(values) / math.sqrt(len(values))
-    return fmean(values) - half, fmean(values) + half
+    return own if len(set(values)) == 1 else interval_over_seeds(values)
 
 
 def _core(row: Record, who: str, key: str) -> Estimate | None:

@@ -6,11 +6,11 @@ import itertools
 from dataclasses import dataclass
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from saescope.coders import architecture_type
 from saescope.errors import UsageError
-from saescope.training import CoderConfig, TrainConfig
+from saescope.training import TrainConfig
 
 FROZEN_DECODER = "frozen_decoder"
 # Weights, gradient and Adam's two moments, in float32.
@@ -61,9 +61,18 @@ class SweepConfig(BaseModel):
             given = getattr(self, name)
             if len(set(given)) < len(given):
                 raise UsageError(f"{name} of the sweep names something twice: {', '.join(map(str, given))}")
-        for cell in self.cells():
-            self.coder(cell)
+        self.training(self.cells())
         return self
+
+    @staticmethod
+    def from_data(**given: Any) -> SweepConfig:
+        """A one-line `UsageError` about the first wrong entry."""
+        try:
+            return SweepConfig.model_validate(given)
+        except ValidationError as error:
+            first = error.errors()[0]
+            place = ".".join(str(part) for part in first["loc"])
+            raise UsageError(f"the sweep's {place}: {first['msg'].lower()}, got {first.get('input')!r}") from None
 
     def cells(self) -> list[Cell]:
         """Every cell, seeds outermost: a sweep cut short has a whole frontier of the first seeds."""
@@ -71,29 +80,34 @@ class SweepConfig(BaseModel):
         grid = itertools.product(self.seeds, self.d_saes, archs, self.l0s)
         return [Cell(arch, l0, d_sae, seed) for seed, d_sae, arch, l0 in grid]
 
-    def coder(self, cell: Cell) -> CoderConfig:
-        """The training configuration of a cell's coder."""
+    def coder(self, cell: Cell) -> dict[str, Any]:
+        """The training configuration of a cell's coder, not yet checked."""
         frozen = cell.arch == FROZEN_DECODER
         # With directions at random, the rule that chooses matters little: one control serves all architectures.
         arch = "batchtopk" if frozen else cell.arch
         wanted = int(cell.l0) if float(cell.l0).is_integer() else cell.l0
-        options = {architecture_type(arch, trainable=True).l0_option: wanted} | self.options.get(arch, {})
-        return CoderConfig(
-            name=cell.name,
-            arch=arch,
-            d_sae=cell.d_sae,
-            options=options,
-            reads=self.reads,
-            writes=self.writes,
-            skip=self.skip,
-            lr=self.lr,
-            seed=cell.seed,
-            frozen_decoder=frozen,
-        )
+        return {
+            "name": cell.name,
+            "arch": arch,
+            "d_sae": cell.d_sae,
+            "options": {architecture_type(arch, trainable=True).l0_option: wanted} | self.options.get(arch, {}),
+            "reads": self.reads,
+            "writes": self.writes,
+            "skip": self.skip,
+            "lr": self.lr,
+            "seed": cell.seed,
+            "frozen_decoder": frozen,
+        }
 
     def training(self, cells: list[Cell]) -> TrainConfig:
-        """One run that trains these cells on the same batches."""
-        return TrainConfig.from_data(self.run | {"coders": [self.coder(cell).model_dump() for cell in cells]})
+        """One run that trains these cells on the same batches. A one-line `UsageError` about the first wrong setting."""
+        return TrainConfig.from_data(
+            self.run | {"coders": [self.coder(cell) for cell in cells]}, "the sweep's settings"
+        )
+
+    def recipe(self) -> dict[str, Any]:
+        """All settings of its training runs, those too that were not given: their defaults differ between versions."""
+        return self.training(self.cells()[:1]).model_dump(mode="json", exclude={"coders"})
 
     def groups(self, cells: list[Cell], widths: dict[str, int], memory: int) -> list[list[Cell]]:
         """The cells cut into runs whose weights, gradients and moments take at most `memory` bytes together, at least one cell
@@ -113,4 +127,4 @@ class SweepConfig(BaseModel):
     def shared(self) -> dict[str, Any]:
         """What may not change while a sweep grows."""
         grid = {"archs", "l0s", "d_saes", "seeds", "frozen_decoder", "parts"}
-        return self.model_dump(mode="json", exclude=grid)
+        return self.model_dump(mode="json", exclude=grid | {"run"}) | {"run": self.recipe()}

@@ -14,13 +14,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import yaml
 from filelock import FileLock, Timeout
 from safetensors.torch import load_file
 from safetensors.torch import save as save_tensors
 
 from saescope.activations import ActivationSource
 from saescope.coders import load
-from saescope.errors import OccupiedError, SaescopeError
+from saescope.errors import OccupiedError, SaescopeError, TrainingError
 from saescope.evaluation.run import evaluate
 from saescope.evaluation.setting import Setting
 from saescope.evaluation.stability import compared
@@ -68,6 +69,8 @@ def sweep(
     OccupiedError where `out` holds something else, a sweep of other settings, or one that another process is at work on.
     """
     out = Path(out)
+    if not (out / SWEEP).exists():
+        _require_a_batch(config, sources)
     _claim(out, config, setting, sources.provenance)
     lock = FileLock(out / ".lock")
     try:
@@ -106,22 +109,31 @@ def _sweep(
         _train(config.training(group), sources, out / RUNS / str(_next(out)), device, watcher)
         _measure_missing(config, cells, setting, out, told)
     _measure_missing(config, cells, setting, out, told)
-    records = {cell: json.loads(_record_path(out, cell).read_text()) for cell in cells}
+    records = {cell: _record_of(out, cell) for cell in cells}
     for same, part in _stability(cells, setting, out).items():
         for cell in same:
             records[cell]["parts"]["stability"] = part
     return list(records.values())
 
 
+def _require_a_batch(config: SweepConfig, sources: Sources) -> None:
+    """Before the folder is taken: the source, and that it has a batch."""
+    source = sources.open(config.training(config.cells()[:1]))
+    try:
+        if source.n_steps < 1:
+            raise TrainingError(
+                f"the training rows do not fill one batch of {source.batch_size}: harvest more tokens or lower --batch-size"
+            )
+    finally:
+        source.close()
+
+
 def _claim(out: Path, config: SweepConfig, setting: Setting, provenance: dict[str, Any]) -> None:
     now = json.loads(json.dumps(_request(config, setting, provenance)))
     record = out / SWEEP
     if record.exists():
-        try:
-            found = json.loads(record.read_text())
-        except ValueError:
-            raise OccupiedError(f"{record} is damaged; choose another --out or delete {out}") from None
-        if differing := _differences(found, now):
+        found = _read(record, f"choose another --out or delete {out}")
+        if differing := _differences(found, now, out):
             raise OccupiedError(
                 f"{out} holds a sweep that differs in {', '.join(differing)} (see {record}); choose another --out"
             )
@@ -149,16 +161,43 @@ def _request(config: SweepConfig, setting: Setting, provenance: dict[str, Any]) 
     }
 
 
-def _differences(found: dict[str, Any], now: dict[str, Any]) -> list[str]:
+def _differences(found: dict[str, Any], now: dict[str, Any], out: Path) -> list[str]:
     """What differs, by name."""
     # What the version that began the sweep did not record is taken to be as now.
     found, now = comparable({**now, **found}, now)
-    was, shared = found["shared"], now["shared"]
-    differing = [key for key in {**was, **shared} if was.get(key) != shared.get(key)]
+    recipe = now["shared"]["run"]
+    trained = _recipe_of(found["shared"]["run"], recipe, out)
+    differing = [key for key in {**trained, **recipe} if trained.get(key) != recipe.get(key)]
+    was, shared = found["shared"] | {"run": {}}, now["shared"] | {"run": {}}
+    differing += [key for key in {**was, **shared} if was.get(key) != shared.get(key)]
     was, model = found["model"], now["model"]
     differing += [f"the model's {key}" for key in model if was.get(key) != model[key]]
     names = {"source": "the activations", "corpus": "the text measured on (corpus)", "seed": "the measurement's seed"}
     return differing + [name for key, name in names.items() if found[key] != now[key]]
+
+
+def _recipe_of(recorded: dict[str, Any], now: dict[str, Any], out: Path) -> dict[str, Any]:
+    """All settings that a sweep was begun with. Earlier versions recorded those alone that were given; the others stand in
+    the configuration of its first run, but for `tied`, which there was none of."""
+    began: dict[str, Any] = {}
+    if now.keys() - recorded.keys() and (runs := _runs(out)):
+        began = {"tied": 0.0} | yaml.safe_load((runs[0] / "config.yaml").read_text())
+    return {key: recorded.get(key, began.get(key, value)) for key, value in now.items()} | recorded
+
+
+def _read(path: Path, advice: str) -> dict[str, Any]:
+    try:
+        found = json.loads(path.read_text())
+    except ValueError:
+        found = None
+    if not isinstance(found, dict):
+        raise OccupiedError(f"{path} is damaged; {advice}")
+    return found
+
+
+def _record_of(out: Path, cell: Cell) -> dict[str, Any]:
+    path = _record_path(out, cell)
+    return _read(path, "delete it to measure that coder again")
 
 
 def _refuse_fewer_sets(config: SweepConfig, setting: Setting, out: Path) -> None:
@@ -261,7 +300,7 @@ def _measure_missing_parts(
     tasks = None if setting.tasks is None else str(setting.tasks)
     # Stability is of several cells together; see `_stability`.
     for kind in (kind for kind in chosen_parts(config.parts) if kind.name != STABILITY):
-        records = {cell: json.loads(_record_path(out, cell).read_text()) for cell in cells}
+        records = {cell: _record_of(out, cell) for cell in cells}
         waiting = [cell for cell, record in records.items() if _lacks(record, kind.name, tasks)]
         for start in range(0, len(waiting), _TOGETHER):
             group = waiting[start : start + _TOGETHER]

@@ -13,6 +13,7 @@ import json
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import torch
@@ -21,7 +22,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 import saescope
 from saescope.coders import SparseCoder, architecture_type, load
 from saescope.errors import CoderError, OccupiedError, SaescopeError, UsageError
-from saescope.evaluation.resampling import mean_interval
+from saescope.evaluation.resampling import interval_over_seeds
 from saescope.evaluation.stability import stability
 from saescope.evaluation.synthetic.config import SyntheticConfig
 from saescope.evaluation.synthetic.controls import chance, oracle
@@ -67,7 +68,8 @@ class TrialRequest(BaseModel):
                 raise UsageError(f"{name} must differ, got {', '.join(map(str, given))}")
         if min(self.seeds) < 0:
             raise UsageError(f"seeds must not be negative, got {min(self.seeds)}")
-        self.training(0)
+        for seed in self.seeds:
+            self.training(seed)
         return self
 
     def training(self, seed: int) -> TrainConfig:
@@ -200,16 +202,16 @@ def _stability(coders: list[SparseCoder], densities: list[torch.Tensor]) -> dict
 
 
 def over_seeds(records: Iterable[dict[str, float | None]]) -> dict[str, Any]:
-    """{"mean": by metric, "intervals": by metric}: seeds are the unit that is resampled. None where a number is missing."""
+    """{"mean": by metric, "intervals": by metric, by Student's t over three seeds or more}. None where a number is missing."""
     records = list(records)
     mean: dict[str, float | None] = {}
     ranges: dict[str, list[float] | None] = {}
     for name in METRICS:
         values = [record[name] for record in records]
-        known = torch.tensor([value for value in values if value is not None], dtype=torch.float64)
-        whole = known.numel() == len(values)
-        mean[name] = float(known.mean()) if whole else None
-        found = mean_interval(known, resamples=_RESAMPLES, seed=0) if whole else None
+        known = [value for value in values if value is not None]
+        whole = len(known) == len(values)
+        mean[name] = fmean(known) if whole else None
+        found = interval_over_seeds(known) if whole else None
         ranges[name] = None if found is None else list(found)
     return {"mean": mean, "intervals": ranges}
 
