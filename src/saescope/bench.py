@@ -169,7 +169,7 @@ def time_text(
         source = ModelStream(lm, corpus, point, tokens=tokens, batch_size=min(shape.batch_size, tokens // 4))
         try:
             # Not what was asked for: the text may end before, and documents held out of training are not run.
-            n_rows = source.n_rows
+            n_rows = source.n_steps * source.batch_size
             started = wait_and_clock(lm.device)
             members: list[Member] = []
             for index, batch in enumerate(source):

@@ -420,6 +420,7 @@ def test_wrong_requests_leave_nothing(make: Make, tmp_path: Path) -> None:
         ({"batch_tokens": 0}, "batch tokens"),
         ({"shard_tokens": -1}, "shard tokens"),
         ({"sink_ratio": 0}, "sink ratio"),
+        ({"sink_ratio": float("inf")}, "1e9 leaves no sink out"),
     ]:
         with pytest.raises((UsageError, ModelError), match=named):
             make(tmp_path / "s", **changes)

@@ -112,6 +112,10 @@ def test_missing_incomplete_and_unreadable_stores_are_refused(copy: Path, tmp_pa
         ({**manifest, "schema": 99}, "schema 99"),
         ({**manifest, "shards": "none"}, "unreadable"),
         ({**manifest, "unheard": 1}, "unreadable"),
+        (
+            {**manifest, "files": {"../x": manifest["files"]["documents.parquet"]}},
+            "names '../x', which is not in the store",
+        ),
         ([], "unreadable"),
     ]:
         (copy / "manifest.json").write_text(json.dumps(broken))

@@ -163,6 +163,17 @@ def test_evenly_spaced_numbers_are_different_and_in_range(total: int, at_most: i
     assert all(0 <= number < total for number in numbers)
 
 
+def test_a_batch_may_be_asked_for_while_others_are_made_ahead(store: Store) -> None:
+    """Both move through windows and passes, of which one each is held."""
+    quiet = StoreStream(store, batch_size=64, passes=6, memory=2**14, prefetch=0)
+    expected = [batch.clone() for batch in quiet]
+    busy = StoreStream(store, batch_size=64, passes=6, memory=2**14, prefetch=4)
+    for step, batch in enumerate(busy):
+        assert torch.equal(batch, expected[step])
+        other = (step * 7) % busy.n_steps
+        assert torch.equal(busy.batch(other), expected[other])
+
+
 def test_less_than_a_batch_is_refused(store: Store) -> None:
     with pytest.raises(UsageError, match="less than one batch of 5,000"):
         StoreStream(store, batch_size=5000)

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from huggingface_hub import HfApi, constants, errors
+from safetensors.torch import load_file, save_file
 from torch import nn
 
 from saescope.errors import ModelError, SaescopeError, UsageError
@@ -116,6 +117,32 @@ def test_what_is_no_model_is_refused_in_one_line(saved: Path, tmp_path: Path) ->
     assert f"{saved} could not be loaded" in one_line(str(saved))
 
 
+def test_weights_that_are_missing_are_not_made_up(saved: Path) -> None:
+    tensors = load_file(saved / "model.safetensors")
+    whole = {name: value for name, value in tensors.items() if "layers.1.mlp" not in name}
+    save_file(whole, saved / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(ModelError, match=r"my-llama lacks 3 of the model's weights \(model\.layers\.1\.mlp") as refused:
+        LanguageModel.load(str(saved))
+    assert "\n" not in str(refused.value)
+    save_file(tensors, saved / "model.safetensors", metadata={"format": "pt"})
+    config = json.loads((saved / "config.json").read_text())
+    (saved / "config.json").write_text(json.dumps(config | {"num_hidden_layers": config["num_hidden_layers"] + 1}))
+    with pytest.raises(ModelError, match=r"the config\.json that belongs to these weights"):
+        LanguageModel.load(str(saved))
+
+
+def test_tokens_that_only_the_tokenizers_file_marks_are_special(saved: Path) -> None:
+    path = saved / "tokenizer.json"
+    content = json.loads(path.read_text())
+    before = LanguageModel.load(str(saved))
+    content["added_tokens"].append(
+        {"id": 97, "content": before.tokenizer.convert_ids_to_tokens(97), "single_word": False, "lstrip": False}
+        | {"rstrip": False, "normalized": False, "special": True}
+    )
+    path.write_text(json.dumps(content))
+    assert LanguageModel.load(str(saved)).special_ids == before.special_ids | {97}
+
+
 def test_a_hub_id_offline_is_refused_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     for spec in ("smollm", "nobody/nothing-here"):
@@ -171,6 +198,7 @@ def test_dtypes_and_devices() -> None:
         (lambda: resolve_dtype(torch.int8, cpu), "cannot hold"),
         (lambda: resolve_device("gpu"), "use auto, cpu, cuda"),
         (lambda: resolve_device("cuda:99"), "is not here"),
+        (lambda: resolve_device("meta"), "is none that saescope runs on"),
     ):
         with pytest.raises(UsageError) as caught:
             refuse()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 import types
 from collections.abc import Iterator
@@ -70,6 +71,22 @@ def test_json_lines_and_parquet_give_the_same_documents(tmp_path: Path) -> None:
             ("one", "First"),
             ("two 😀", f"{name}:2"),
         ]
+
+
+def test_names_that_utf8_cannot_hold_are_written_out(tmp_path: Path) -> None:
+    path = tmp_path / os.fsdecode(b"caf\xe9.jsonl")
+    path.write_text('{"text": "one", "title": "half \\ud83d"}\n{"text": "two"}\n')
+    first, second = Corpus.open(str(tmp_path))
+    assert first.title == "half \\ud83d"
+    assert second.source == "caf\\udce9.jsonl:2"
+    assert (first.title + second.source).encode()
+
+
+def test_lines_that_json_gives_up_on_are_named(tmp_path: Path) -> None:
+    for line in ('{"text": "x", "n": ' + "1" * 5000 + "}", "[" * 100_000):
+        (tmp_path / "a.jsonl").write_text(line)
+        assert "a.jsonl:1 cannot be read as JSON" in refusal(tmp_path / "a.jsonl")
+    assert "no such home directory" in refusal("~nobody-at-all/x.jsonl")
 
 
 def test_another_field_can_hold_the_text(tmp_path: Path) -> None:

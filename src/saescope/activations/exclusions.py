@@ -8,6 +8,7 @@ leave out the same positions.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -65,6 +66,8 @@ class KeptRule:
 
         `tokens` holds -1 on padding. StoreError when the batch has no ordinary token.
         """
+        if ratio == math.inf:
+            raise UsageError("sink ratio must be a number that files can hold; 1e9 leaves no sink out")
         special = frozenset(int(i) for i in special_ids)
         ordinary = (tokens >= 0) & ~_is_special(tokens, special)
         if not bool(ordinary.any()):

@@ -329,8 +329,10 @@ def _own_folder(location: Location) -> Iterator[None]:
         _remove_fruitless(location)
         raise
     finally:
+        # Before it is given up: another harvest may take it in between, and a third would then find none.
+        with suppress(OSError):
+            (folder / LOCK).unlink(missing_ok=True)
         lock.release()
-        (folder / LOCK).unlink(missing_ok=True)
         for parent in created:
             with suppress(OSError):
                 parent.rmdir()
@@ -341,7 +343,8 @@ def _remove_fruitless(location: Location) -> None:
     with suppress(StoreError, OSError):
         manifest = read_manifest(location)
         fruitless = manifest is None or not manifest.shards
-        for name in location.sizes():
+        # The manifest last: by it the same command knows the folder again, should this be cut short.
+        for name in sorted(location.sizes(), key=lambda name: name == MANIFEST):
             ours = name in (MANIFEST, DOCUMENTS, STATISTICS) or name.startswith((f"{SHARDS}/", f"{TOKENIZER}/"))
             if (ours and fruitless) or name.endswith(TEMPORARY):
                 location.remove(name)

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, cast
 
 from saescope.errors import StoreError
+from saescope.paths import typed_path
 
 TEMPORARY = ".partial"
 
@@ -37,7 +38,7 @@ class Location:
         self._cache: Path | None = None
         self.local: Path | None = None
         if "://" not in self.spec:
-            self.local = Path(self.spec).expanduser()
+            self.local = typed_path(self.spec)
             return
         try:
             import fsspec

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
+from pathlib import PurePosixPath
 from typing import Any, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -110,13 +111,17 @@ class Manifest(_Record):
                 raise StoreError(
                     f"{where} has manifest schema {data.get('schema')}, this saescope reads {SCHEMA}; harvest again"
                 )
-            return cls.model_validate(data)
+            found = cls.model_validate(data)
+            for name in found.files:
+                if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts or "\\" in name:
+                    raise ValueError(f"it names {name!r}, which is not in the store")
+            return found
         except (ValueError, AttributeError, ValidationError) as error:
             first = str(error).splitlines()
             raise StoreError(f"{where}/{MANIFEST} is unreadable: {'; '.join(first[:2])}; harvest again") from error
 
     def encode(self) -> bytes:
-        return (json.dumps(self.model_dump(by_alias=True), indent=1) + "\n").encode()
+        return (json.dumps(self.model_dump(by_alias=True), indent=1, allow_nan=False) + "\n").encode()
 
     def rule(self) -> KeptRule:
         return KeptRule.from_dict(self.kept_rule)

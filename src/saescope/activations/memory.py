@@ -17,7 +17,10 @@ def parse_bytes(text: str) -> int:
     found = _AMOUNT.fullmatch(text.strip().lower())
     if found is None or found[2] not in _UNITS:
         raise UsageError(f"{text!r} is not an amount of memory; write 2GiB, 512MiB or a number of bytes")
-    return int(float(found[1]) * _UNITS[found[2]])
+    amount = float(found[1]) * _UNITS[found[2]]
+    if amount > 2**63:
+        raise UsageError(f"{text[:40]!r} is more memory than any machine has")
+    return int(amount)
 
 
 def rows_within(memory: int | None, row_bytes: int, *, default: int, at_most: int, copies: int = 1) -> int:

@@ -99,6 +99,8 @@ class ModelStream(SteppedStream):
         self.tokens = tokens
         self._lm = lm
         self._corpus = corpus
+        # Once: it reads every file, and a file that grows later is not what was trained on.
+        self._corpus_identity = corpus.identity()
         self._batch_sequences = batch_sequences(batch_tokens, self.options)
         self._block_sequences = self._sequences_within(memory)
         self._prefetch = min(prefetch, 1)
@@ -183,7 +185,7 @@ class ModelStream(SteppedStream):
         return {
             "source": "model",
             "model": self._lm.identity(),
-            "corpus": self._corpus.identity(),
+            "corpus": self._corpus_identity,
             "sequences": self.options.model_dump(),
             "points": dict(self.widths),
             "dtype": str(self.dtype).removeprefix("torch."),
@@ -204,7 +206,7 @@ class ModelStream(SteppedStream):
     def _description(self) -> dict[str, Any]:
         return {
             "model": {key: value for key, value in self._lm.identity().items() if key not in ("spec", "name")},
-            "corpus": self._corpus.identity(),
+            "corpus": self._corpus_identity,
             "sequences": self.options.model_dump(),
             "points": list(self.points),
             "tokens": self.tokens,

@@ -112,6 +112,7 @@ class StoreStream(SteppedStream):
         ahead_of_use = max(1, min(_PREFETCH, _PREFETCH_BYTES // max(1, batch_size * row_bytes)))
         self._prefetch = ahead_of_use if prefetch is None else prefetch
         self._shard_rows = np.array(store.shard_rows(split), dtype=np.int64)
+        self._one_at_a_time = threading.Lock()
         self._pass_plan: _Plan | None = None
         self._window: _Window | None = None
         super().__init__(
@@ -179,6 +180,11 @@ class StoreStream(SteppedStream):
     def _assembled(self, step: int, labelled: bool) -> Batch:
         if not 0 <= step < self.n_steps:
             raise UsageError(f"step {step} is outside this stream's {self.n_steps} steps")
+        # One window and one plan are held, for a batch that is asked for and those that are made ahead alike.
+        with self._one_at_a_time:
+            return self._gathered(step, labelled)
+
+    def _gathered(self, step: int, labelled: bool) -> Batch:
         rows = torch.empty(self.batch_size, sum(self.widths.values()), dtype=self.store.dtype)
         labels = {name: torch.empty(self.batch_size, dtype=torch.int32) for name in ROW_TENSORS if labelled}
         filled = 0

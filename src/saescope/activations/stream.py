@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Generator, Iterator, Mapping
 from contextlib import closing
@@ -88,8 +89,8 @@ class SteppedStream(ABC):
     def __init__(self, *, n_rows: int, batch_size: int, seed: int, passes: float, described: str):
         if batch_size < 1:
             raise UsageError(f"batch size must be positive, got {batch_size}")
-        if not passes > 0:
-            raise UsageError(f"passes must be positive, got {passes}")
+        if not 0 < passes < math.inf:
+            raise UsageError(f"passes must be a positive number, got {passes}")
         if seed < 0:
             raise UsageError(f"seed must not be negative, got {seed}")
         self.n_rows = n_rows

@@ -30,6 +30,8 @@ def resolve_device(device: str | torch.device = "auto") -> torch.device:
         wanted = torch.device(device)
     except RuntimeError:
         raise UsageError(f"device {device!r} is not one torch knows; use auto, cpu, cuda, cuda:N or mps") from None
+    if wanted.type not in ("cpu", "cuda", "mps"):
+        raise UsageError(f"device {device} is none that saescope runs on; use auto, cpu, cuda, cuda:N or mps")
     if wanted.type == "cuda" and (wanted.index or 0) >= torch.cuda.device_count():
         raise UsageError(f"device {device} is not here: torch sees {torch.cuda.device_count()} CUDA devices; use auto")
     if wanted.type == "mps" and not torch.backends.mps.is_available():

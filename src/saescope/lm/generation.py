@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -38,8 +39,8 @@ class Sampler:
     seed: int | Sequence[int] = 0
 
     def __post_init__(self) -> None:
-        if self.temperature < 0:
-            raise UsageError(f"temperature {self.temperature} is negative; use 0 for the likeliest token")
+        if not (self.temperature == 0 or 1e-6 <= self.temperature < math.inf):
+            raise UsageError(f"temperature {self.temperature} is none; use 0 for the likeliest token, or 1e-6 and more")
         if not 0 < self.top_p <= 1:
             raise UsageError(f"top_p {self.top_p} is not in (0, 1]; use 1 for no limit")
 

@@ -46,7 +46,9 @@ class LanguageModel:
         self.n_layers = int(engine.n_layers)
         self.d_model = int(engine.d_model)
         self.vocab_size = int(engine.vocab_size)
-        self.special_ids = frozenset(special_token_ids(engine.tokenizer))
+        # Those too that only the tokenizer's file marks as special, as the heads of a chat's turns.
+        marked = {number for number, token in engine.tokenizer.added_tokens_decoder.items() if token.special}
+        self.special_ids = frozenset(special_token_ids(engine.tokenizer)) | marked
         self._engine = engine
         self._points = PointTable(engine, name)
         self._accepts = frozenset(inspect.signature(engine.hf_model.forward).parameters)

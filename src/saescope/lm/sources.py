@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import re
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,6 +17,7 @@ from transformers.utils import logging as transformers_logging
 
 from saescope import assets
 from saescope.errors import ModelError, SaescopeError, UsageError, nearest
+from saescope.paths import typed_path
 
 _PROBE_SECONDS = 10.0
 
@@ -28,7 +31,7 @@ def load_engine(spec: str, dtype: torch.dtype, device: torch.device) -> tuple[Ea
         raise UsageError(f"no model given; use {', '.join(assets.MODELS)}, a hub id, a folder or a .gguf file")
     if spec in assets.MODELS:
         return _from_folder(assets.fetch(spec), spec, dtype, device), spec
-    path = Path(spec).expanduser()
+    path = typed_path(spec)
     if path.suffix == ".gguf":
         if not path.is_file():
             raise ModelError(f"there is no file {spec}; give the path of a .gguf file")
@@ -57,7 +60,7 @@ def _looks_like_a_path(spec: str) -> bool:
 
 
 def _from_folder(source: Path | str, spec: str, dtype: torch.dtype, device: torch.device) -> EagerModel:
-    with _refusals_in_one_line(spec), _quietly():
+    with _refusals_in_one_line(spec), _quietly(spec):
         # Loaded here because interp-engine would run a checkpoint's own code where the plain tokenizer fails.
         tokenizer = transformers.AutoTokenizer.from_pretrained(str(source), trust_remote_code=False)
         return EagerModel(str(source), dtype=dtype, device=str(device), tokenizer=tokenizer, trust_remote_code=False)
@@ -68,7 +71,7 @@ def _from_gguf(path: Path, spec: str, dtype: torch.dtype, device: torch.device) 
     # From transformers 5 on, packed weights stay packed unless told otherwise, which makes every matmul slow.
     if hasattr(transformers, "GgufConfig"):
         options["quantization_config"] = transformers.GgufConfig(dequantize=True)
-    with _refusals_in_one_line(spec), _quietly():
+    with _refusals_in_one_line(spec), _quietly(spec):
         tokenizer = transformers.AutoTokenizer.from_pretrained(str(path.parent), gguf_file=path.name)
         hf_model: Any = transformers.AutoModelForCausalLM.from_pretrained(
             str(path.parent), gguf_file=path.name, dtype=dtype, **options
@@ -124,19 +127,53 @@ def _refusals_in_one_line(spec: str) -> Iterator[None]:
 
 
 @contextmanager
-def _quietly() -> Iterator[None]:
-    """Without transformers' progress bars and notices, which are not addressed to a user of saescope."""
+def _quietly(spec: str) -> Iterator[None]:
+    """Without transformers' progress bars and notices, which are not addressed to a user of saescope.
+
+    ModelError where weights are missing: transformers makes them up at random and only says so in a notice.
+    """
+    heard = _Heard()
+    logger = logging.getLogger("transformers")
     level, bars = transformers_logging.get_verbosity(), transformers_logging.is_progress_bar_enabled()
-    transformers_logging.set_verbosity_error()
+    handlers, propagate = list(logger.handlers), logger.propagate
+    transformers_logging.set_verbosity_warning()
     transformers_logging.disable_progress_bar()
+    logger.handlers, logger.propagate = [heard], False
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
     finally:
+        logger.handlers, logger.propagate = handlers, propagate
         transformers_logging.set_verbosity(level)
         if bars:
             transformers_logging.enable_progress_bar()
+    if missing := heard.missing():
+        raise ModelError(
+            f"{spec} lacks {len(missing)} of the model's weights ({missing[0]}{', …' if missing[1:] else ''}), which would be "
+            "random; get the whole model, or the config.json that belongs to these weights"
+        )
+
+
+class _Heard(logging.Handler):
+    """What transformers says while it loads."""
+
+    # Rows of the report of transformers 5; the sentence of transformers 4.
+    _ROW = re.compile(r"^(.+?)\s*\|\s*(?:\x1b\[[\d;]*m)?MISSING\b", re.MULTILINE)
+    _SENTENCE = re.compile(r"newly initialized: \[(.*?)\]")
+
+    def __init__(self) -> None:
+        super().__init__(logging.WARNING)
+        self.said: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.said.append(record.getMessage())
+
+    def missing(self) -> list[str]:
+        """The names of weights that were not in the files."""
+        text = "\n".join(self.said)
+        listed = [name.strip(" '\"") for names in self._SENTENCE.findall(text) for name in names.split(",")]
+        return self._ROW.findall(text) + listed
 
 
 def _first_line(error: BaseException) -> str:

@@ -10,6 +10,7 @@ from typing import Any
 
 from saescope import assets
 from saescope.errors import TextError, UsageError, nearest
+from saescope.paths import typed_path
 from saescope.text.documents import SUFFIXES, Document, Fields, from_record, is_readable, read_file
 
 
@@ -71,7 +72,7 @@ def _open_demo(spec: str) -> Corpus:
 
 
 def _open_path(spec: str, fields: Fields) -> Corpus:
-    path = Path(spec).expanduser()
+    path = typed_path(spec)
     if path.is_file():
         if not is_readable(path):
             raise TextError(f"{spec} is no text saescope reads; it reads {', '.join(SUFFIXES)}")

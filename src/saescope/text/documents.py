@@ -50,7 +50,7 @@ class Fields:
 def read_file(path: Path, name: str, fields: Fields) -> Iterator[Document]:
     """The documents of one file, in its order; `name` is how documents and errors call it."""
     try:
-        yield from _READERS[path.suffix.lower()](path, name, fields)
+        yield from _READERS[path.suffix.lower()](path, _storable(name), fields)
     except OSError as error:
         raise TextError(f"cannot read {path}: {error.strerror or error}") from error
 
@@ -75,7 +75,7 @@ def from_record(record: Mapping[str, Any], fields: Fields, source: str) -> Docum
     if not _is_unicode(text) or any(not _is_unicode(message["content"]) for message in messages or ()):
         raise TextError(f"{source}: the text holds a lone surrogate (half a \\ud83d\\ude00 pair); repair or drop it")
     title = record.get("title")
-    return Document(text, title if isinstance(title, str) and title else source, source, messages)
+    return Document(text, _storable(title) if isinstance(title, str) and title else source, source, messages)
 
 
 def _read_text(path: Path, name: str, fields: Fields) -> Iterator[Document]:
@@ -97,6 +97,8 @@ def _read_json_lines(path: Path, name: str, fields: Fields) -> Iterator[Document
                 raise TextError(
                     f"{source} is not JSON ({error.msg} at column {error.colno}); fix or delete it"
                 ) from error
+            except (ValueError, RecursionError) as error:
+                raise TextError(f"{source} cannot be read as JSON ({error}); fix or delete it") from error
             if not isinstance(record, dict):
                 raise TextError(f"{source} is a JSON {type(record).__name__}, not an object with {fields.text!r}")
             yield from_record(record, fields, source)
@@ -117,7 +119,7 @@ def _read_parquet(path: Path, name: str, fields: Fields) -> Iterator[Document]:
                 for record in batch.to_pylist():
                     row += 1
                     yield from_record(record, fields, f"{name}:{row}")
-    except pa.ArrowException as error:
+    except (pa.ArrowException, UnicodeDecodeError) as error:
         reason = str(error).splitlines()[0][:200]
         raise TextError(f"{name} is not a readable parquet file ({reason})") from error
 
@@ -135,6 +137,11 @@ def _decoded(raw: bytes, name: str, offset: int = 0) -> str:
             "convert it (iconv -f … -t utf-8) or drop it"
         ) from error
     return text.removeprefix("\ufeff") if offset == 0 else text
+
+
+def _storable(name: str) -> str:
+    """A title or a file's name as UTF-8 can hold it: bytes that are none are written out."""
+    return name.encode("utf-8", "backslashreplace").decode()
 
 
 def _is_unicode(text: str) -> bool:
