@@ -18,7 +18,7 @@ def activations_of(norms: list[list[float]]) -> torch.Tensor:
 
 def test_reference_norm_is_the_median_over_ordinary_tokens_only() -> None:
     values = activations_of([[500.0, 1.0, 3.0, 2.0], [9.0, 4.0, 777.0, 777.0]])
-    rule = KeptRule.measured(TOKENS, {"p": values}, special_ids=[1])
+    rule = KeptRule.measured([(TOKENS, {"p": values})], special_ids=[1])
     assert rule.reference_norm["p"] == pytest.approx(3.0)  # of 1, 2, 3, 4, 9
 
 
@@ -64,4 +64,4 @@ def test_refusals() -> None:
     with pytest.raises(StoreError, match="unreadable"):
         KeptRule.from_dict({"ratio": 1})
     with pytest.raises(StoreError, match="special tokens only"):
-        KeptRule.measured(torch.tensor([[1]]), {"p": torch.ones(1, 1, 3)}, special_ids=[1])
+        KeptRule.measured([(torch.tensor([[1]]), {"p": torch.ones(1, 1, 3)})], special_ids=[1])

@@ -17,7 +17,7 @@ import pytest
 import torch
 from filelock import FileLock
 
-from saescope.activations import Plan, Progress, Store, harvest
+from saescope.activations import ModelStream, Plan, Progress, Store, harvest
 from saescope.activations.location import Digest, Location
 from saescope.errors import ModelError, OccupiedError, StoreError, TextError, UsageError
 from saescope.lm import LanguageModel
@@ -477,3 +477,22 @@ def test_every_first_position_of_smollm2_is_a_sink_and_hardly_any_other(tmp_path
     assert not bool((store.shard(0).position == 0).any())
     assert store.statistics()["resid_post.14"].mean_square < 300**2
     assert store.tokenizer().decode(store.sequence(0)) == lm.tokenizer.decode(store.sequence(0))
+
+
+def test_one_short_document_does_not_set_the_rule_for_all(
+    lm: LanguageModel, text_file: Path, tmp_path: Path, make: Callable[..., Store]
+) -> None:
+    """Where each document is a sequence, the first forward batch may be a word, and the median of a word is its first position:
+    a sink in many models."""
+    path = tmp_path / "documents.jsonl"
+    path.write_text(json.dumps({"text": "H"}) + "\n" + text_file.read_text())
+    corpus, whole = Corpus.open(str(path)), SequenceOptions(context=64, packed=False, held_out=0.25)
+    one = make(tmp_path / "one", corpus=corpus, options=whole, batch_tokens=64)
+    many = make(tmp_path / "many", corpus=corpus, options=whole, batch_tokens=64 * 40)
+    stream = ModelStream(lm, corpus, list(one.points), whole, tokens=3000, batch_size=64, batch_tokens=64)
+    for point in one.points:
+        found = one.kept_rule.reference_norm[point]
+        assert found == pytest.approx(many.kept_rule.reference_norm[point], rel=0.05)
+        assert stream.kept_rule.reference_norm[point] == found
+    stream.close()
+    assert one.n_rows == many.n_rows

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import TYPE_CHECKING
@@ -95,6 +95,11 @@ class ForwardBatch:
     @property
     def n_tokens(self) -> int:
         return int((self.tokens >= 0).sum())
+
+    def n_ordinary(self, special_ids: Iterable[int]) -> int:
+        """How many tokens are neither padding nor special."""
+        special = np.fromiter(special_ids, dtype=np.int64)
+        return int(((self.tokens >= 0) & ~np.isin(self.tokens, special)).sum())
 
     def beginning(self, n_tokens: int) -> ForwardBatch:
         """The first tokens of the first sequence, enough to warm the model up."""

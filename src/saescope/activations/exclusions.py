@@ -1,9 +1,10 @@
 """Which positions count: the one place that leaves out special tokens and attention sinks.
 
 A position is kept when it is not padding, not a special token, and its norm is at most `ratio` times the reference norm at
-every point the rule names. The reference norm of a point is the median norm over the ordinary tokens of the first forward
-batch of a harvest; it travels in the manifest and in every coder trained on it, so that training, metrics and splicing
-leave out the same positions.
+every point the rule names. The reference norm of a point is the median norm over the ordinary tokens of a harvest's first
+forward batches, as many as have `REFERENCE_TOKENS` (nearly always one: but where a sequence is a document, the first may be a
+word, and its median a sink). It travels in the manifest and in every coder trained on it, so that training, metrics and
+splicing leave out the same positions.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from torch import Tensor
 from saescope.errors import StoreError, UsageError
 
 SINK_RATIO = 10.0
+REFERENCE_TOKENS = 1024
 
 
 @dataclass(frozen=True)
@@ -57,27 +59,28 @@ class KeptRule:
     @classmethod
     def measured(
         cls,
-        tokens: Int[Tensor, "batch seq"],
-        activations: Mapping[str, Float[Tensor, "batch seq d"]],
+        batches: Iterable[tuple[Int[Tensor, "batch seq"], Mapping[str, Float[Tensor, "batch seq d"]]]],
         special_ids: Iterable[int],
         ratio: float = SINK_RATIO,
     ) -> KeptRule:
-        """The rule whose reference norms are the medians over the ordinary tokens of this batch.
+        """The rule whose reference norms are the medians over the ordinary tokens of these batches of (tokens, activations).
 
-        `tokens` holds -1 on padding. StoreError when the batch has no ordinary token.
+        Tokens are -1 on padding. StoreError where there is no ordinary token.
         """
         if ratio == math.inf:
             raise UsageError("sink ratio must be a number that files can hold; 1e9 leaves no sink out")
         special = frozenset(int(i) for i in special_ids)
-        ordinary = (tokens >= 0) & ~_is_special(tokens, special)
-        if not bool(ordinary.any()):
+        norms: dict[str, list[Tensor]] = {}
+        for tokens, activations in batches:
+            ordinary = (tokens >= 0) & ~_is_special(tokens, special)
+            for point, values in activations.items():
+                norms.setdefault(point, []).append(norm(values)[ordinary.to(values.device)])
+        together = {point: torch.cat(parts) for point, parts in norms.items()}
+        if any(not found.numel() for found in together.values()):
             raise StoreError(
-                "the first forward batch holds special tokens only, so no reference norm can be measured; use other text"
+                "the first forward batches hold special tokens only, so no reference norm can be measured; use other text"
             )
-        norms = {
-            point: float(norm(values)[ordinary.to(values.device)].median()) for point, values in activations.items()
-        }
-        return cls(special, norms, ratio)
+        return cls(special, {point: float(found.median()) for point, found in together.items()}, ratio)
 
     @property
     def points(self) -> tuple[str, ...]:

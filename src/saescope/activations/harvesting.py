@@ -33,7 +33,7 @@ from saescope.activations.batches import (
 )
 from saescope.activations.documents import DOCUMENTS, encode_documents
 from saescope.activations.estimate import Plan, bytes_per_token, planned, timed
-from saescope.activations.exclusions import SINK_RATIO, KeptRule
+from saescope.activations.exclusions import REFERENCE_TOKENS, SINK_RATIO, KeptRule
 from saescope.activations.location import TEMPORARY, Location
 from saescope.activations.manifest import MANIFEST, FileRecord, Manifest, Request, ShardRecord
 from saescope.activations.shard_writer import ShardWriter
@@ -52,6 +52,8 @@ SHARD_BYTES = 2**28
 LOCK = "harvest.lock"
 _WARM_UP_TOKENS = 16
 _PENDING_BATCHES = 2
+# A forward batch and its activations.
+_Ran = tuple[ForwardBatch, dict[str, Float[Tensor, "batch seq d"]]]
 
 
 @dataclass(frozen=True)
@@ -130,10 +132,12 @@ class _Harvest:
             activations, plan = self._probed(first, tokens_done)
             self._tell(plan)
             plan.check_fits(self._location.spec, bytes_per_token(self._request.points, self._request.store_dtype))
+            begin = [(first, activations)]
             if manifest is None:
-                manifest = self._opened(first, activations)
+                begin += self._enough_for_a_rule(first, batches)
+                manifest = self._opened(begin)
                 self._save(manifest)
-            self._write_shards(manifest, n_done, first, activations, batches)
+            self._write_shards(manifest, n_done, begin, batches)
         assert manifest is not None, "an excerpt without a sequence raises TextError"
         self._finish(manifest)
 
@@ -151,10 +155,19 @@ class _Harvest:
         )
         return activations, plan
 
-    def _opened(self, first: ForwardBatch, activations: dict[str, Float[Tensor, "batch seq d"]]) -> Manifest:
-        device = next(iter(activations.values())).device
+    def _enough_for_a_rule(self, first: ForwardBatch, batches: Iterator[ForwardBatch]) -> Iterator[_Ran]:
+        """Batches after the first, run, until there are tokens enough to measure the exclusion rule on."""
+        n_ordinary = first.n_ordinary(self._lm.special_ids)
+        while n_ordinary < REFERENCE_TOKENS and (batch := next(batches, None)) is not None:
+            n_ordinary += batch.n_ordinary(self._lm.special_ids)
+            yield batch, batch.run(self._lm, self._points)
+
+    def _opened(self, begin: list[_Ran]) -> Manifest:
+        device = next(iter(begin[0][1].values())).device
         rule = KeptRule.measured(
-            first.token_tensor(device), activations, self._lm.special_ids, self._request.sink_ratio
+            ((batch.token_tensor(device), activations) for batch, activations in begin),
+            self._lm.special_ids,
+            self._request.sink_ratio,
         )
         return Manifest(
             complete=False, request=self._request, environment=_environment(self._lm), kept_rule=rule.to_dict()
@@ -164,8 +177,7 @@ class _Harvest:
         self,
         manifest: Manifest,
         n_done: int,
-        first: ForwardBatch,
-        activations: dict[str, Float[Tensor, "batch seq d"]],
+        begin: list[_Ran],
         batches: Iterator[ForwardBatch],
     ) -> None:
         writer = ShardWriter(self._location, self._request, manifest.rule(), n_done)
@@ -180,7 +192,8 @@ class _Harvest:
                 record(writer.add(*item))
 
         with Behind(write, _PENDING_BATCHES, "saescope-shard-writer") as behind:
-            behind.submit((first, activations))
+            while begin:
+                behind.submit(begin.pop(0))
             self._tell(self._progress(manifest))
             for batch in batches:
                 behind.submit((batch, batch.run(self._lm, self._points)))

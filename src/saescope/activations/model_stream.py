@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import threading
-from collections.abc import Generator, Iterable, Iterator, Mapping
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -24,7 +24,7 @@ from saescope.activations.batches import (
 )
 from saescope.activations.documents import StoredDocument, trained_ids
 from saescope.activations.estimate import readable_bytes
-from saescope.activations.exclusions import SINK_RATIO, KeptRule
+from saescope.activations.exclusions import REFERENCE_TOKENS, SINK_RATIO, KeptRule
 from saescope.activations.memory import rows_within
 from saescope.activations.shards import ROW_TENSORS, store_dtype, to_store
 from saescope.activations.statistics import Moments, PointStatistics
@@ -112,11 +112,17 @@ class ModelStream(SteppedStream):
 
         excerpt = Excerpt(lm, corpus, self.options, tokens)
         sequences = iter(excerpt)
-        head = list(itertools.islice(sequences, self._batch_sequences))
+        head: list[tuple[int, TokenSequence]] = []
+        measured: list[ForwardBatch] = []
+        while sum(batch.n_ordinary(lm.special_ids) for batch in measured) < REFERENCE_TOKENS:
+            if not (group := list(itertools.islice(sequences, self._batch_sequences))):
+                break
+            head += group
+            measured.append(ForwardBatch.of(group))
         self._kept_rule: KeptRule | None = None
         share = 1.0
         if head:
-            self._kept_rule, share = self._measured(ForwardBatch.of(head), sink_ratio)
+            self._kept_rule, share = self._measured(measured, sink_ratio)
         special = np.array(sorted(lm.special_ids), dtype=np.int64)
         n_rows = 0
         self._held_out: list[int] = []
@@ -340,13 +346,12 @@ class ModelStream(SteppedStream):
             return self._kept_sequences
         return Excerpt(self._lm, self._corpus, self.options, self.tokens)
 
-    def _measured(self, batch: ForwardBatch, sink_ratio: float) -> tuple[KeptRule, float]:
-        """The exclusion rule, and the share of this batch's ordinary tokens that it keeps."""
-        activations = batch.run(self._lm, self.points)
-        tokens = batch.token_tensor(activations[self.points[0]].device)
-        rule = KeptRule.measured(tokens, activations, self._lm.special_ids, sink_ratio)
-        found = rule.exclusions(tokens, activations)
-        kept, sinks = int(found.kept.sum()), int(found.any_sink.sum())
+    def _measured(self, batches: Sequence[ForwardBatch], sink_ratio: float) -> tuple[KeptRule, float]:
+        """The exclusion rule, and the share of these batches' ordinary tokens that it keeps."""
+        ran = [(batch.token_tensor(self._lm.device), batch.run(self._lm, self.points)) for batch in batches]
+        rule = KeptRule.measured(ran, self._lm.special_ids, sink_ratio)
+        found = [rule.exclusions(tokens, activations) for tokens, activations in ran]
+        kept, sinks = sum(int(one.kept.sum()) for one in found), sum(int(one.any_sink.sum()) for one in found)
         return rule, kept / max(1, kept + sinks)
 
 

@@ -85,7 +85,7 @@ class Subject:
         parts = (*self.coder.reads, *self.coder.writes)
         own = {part.point: activations[part.point] for part in parts}
         device = next(iter(own.values())).device
-        return self.kept_rule() or KeptRule.measured(tokens.to(device), own, special_ids)
+        return self.kept_rule() or KeptRule.measured([(tokens.to(device), own)], special_ids)
 
     def check_model(self, lm: LanguageModel) -> None:
         """CoderError, in one line, unless `lm` is the model this coder was trained on, as far as it says.

@@ -177,7 +177,7 @@ class TextSource:
         points = [part.point for part in self._coder.reads]
         activations = batch.run(self._lm, points)
         tokens = batch.token_tensor(activations[points[0]].device)
-        self._rule = KeptRule.measured(tokens, activations, self._lm.special_ids)
+        self._rule = KeptRule.measured([(tokens, activations)], self._lm.special_ids)
 
     def _pieces(self, group: list[Any], size: int) -> Iterator[Piece]:
         assert self._rule is not None
