@@ -227,6 +227,14 @@ def test_one_long_document_is_cut_into_sections(byte_tokenizer: PreTrainedTokeni
             assert sequence.end[sequence.document == owner].max() <= sections[owner].n_chars
 
 
+def test_a_document_trained_on_whole_has_no_untrained_sections(byte_tokenizer: PreTrainedTokenizerFast) -> None:
+    (document,) = documents_of(["".join(f"Sentence {number} of the text. " for number in range(900))])
+    sequencer = Sequencer([document], byte_tokenizer, SequenceOptions(context=64), skip_ids={document.id})
+    with pytest.raises(TextError):
+        list(sequencer)
+    assert sequencer.skipped_documents == 1
+
+
 @pytest.mark.filterwarnings("ignore:.*only document")
 def test_sections_already_trained_on_are_skipped(byte_tokenizer: PreTrainedTokenizerFast) -> None:
     text = "".join(f"Sentence {number} of the text. " for number in range(900))

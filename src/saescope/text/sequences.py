@@ -149,6 +149,11 @@ class Sequencer:
         documents = iter(self.corpus)
         first = list(itertools.islice(documents, 2))
         if len(first) == 1:
+            if first[0].id in self.skip_ids:
+                # Trained on as a document among others: its sections have ids of their own, and none is new.
+                self._seen_documents += 1
+                self.skipped_documents += 1
+                return
             sections = self._sections(*self._tokenized(first)[0])
             yield from (section for section in sections if self._wanted(section[0]))
             return
