@@ -28,8 +28,9 @@ def table(path: Path) -> str:
         record = json.loads(line)
         groups[tuple(record[name] for name in SHAPE)][tuple(record[name] for name in SETTING)].append(record)
     lines = [
-        "| architecture | point | library | seeds | FVU | L0 | never fire | saescope's difference | share of its error |",
-        "|---|---|---|---|---|---|---|---|---|",
+        "| architecture | point | passes | library | seeds | FVU | L0 | never fire | saescope's difference | "
+        "share of its error |",
+        "|---|---|---|---|---|---|---|---|---|---|",
     ]
     for shape in sorted(groups, key=str):
         found = [records for records in groups[shape].values() if len(records) >= LEAST_SEEDS]
@@ -46,6 +47,7 @@ def table(path: Path) -> str:
             cells = [
                 record["arch"],
                 point,
+                f"{record['passes']:g}",
                 library,
                 str(len(records)),
                 _interval(records),

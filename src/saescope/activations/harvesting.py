@@ -194,7 +194,7 @@ class _Harvest:
         with Behind(write, _PENDING_BATCHES, "saescope-shard-writer") as behind:
             while begin:
                 behind.submit(begin.pop(0))
-            self._tell(self._progress(manifest))
+                self._tell(self._progress(manifest))
             for batch in batches:
                 behind.submit((batch, batch.run(self._lm, self._points)))
                 self._tell(self._progress(manifest))
