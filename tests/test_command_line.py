@@ -342,7 +342,7 @@ def test_usage_errors_exit_with_two() -> None:
     assert run("train", "--l0").returncode == 2
     one_line(run("train", "--out", "x"), 2, "give a STORE")
     one_line(run("train", "store", "--tokens", 5), 2, "--tokens is for streaming from --model")
-    one_line(run("train", "store", "--set", "tied="), 2, "--set takes NAME=VALUE, got 'tied='")
+    one_line(run("train", "store", "--set", "tied"), 2, "--set takes NAME=VALUE, got 'tied'")
 
 
 def test_more_than_the_memory_says_how_much() -> None:

@@ -39,7 +39,7 @@ def pairs(flag: str, given: list[str] | None) -> dict[str, Any]:
     settings = {}
     for pair in given or []:
         name, equals, value = pair.partition("=")
-        if not equals or not value:
+        if not equals:
             raise UsageError(f"{flag} takes NAME=VALUE, got {pair!r}")
         try:
             settings[name] = yaml.safe_load(value)
