@@ -8,6 +8,10 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pydantic import ValidationError
 
 
 class SaescopeError(Exception):
@@ -68,6 +72,13 @@ class WorkspaceError(SaescopeError):
 
 class RevisionConflict(WorkspaceError):  # noqa: N818 - reads as the event it is
     """Someone else changed a text first; what was sent is kept in its history."""
+
+
+def first_mistake(error: ValidationError, *, given: bool = False) -> str:
+    """`PLACE: what is wrong` of the first entry that pydantic refuses; with `given`, what stood there too."""
+    first = error.errors()[0]
+    place = ".".join(str(part) for part in first["loc"])
+    return f"{place}: {first['msg'].lower()}" + (f", got {first.get('input')!r}" if given else "")
 
 
 def nearest(name: str, candidates: Iterable[str], n: int = 3) -> str:

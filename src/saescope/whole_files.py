@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import IO, Any
 from uuid import uuid4
 
-from saescope.errors import SaescopeError
+from saescope.errors import OccupiedError, SaescopeError
 
 _UNFINISHED = ".writing"
 
@@ -38,6 +38,17 @@ def is_unfinished(name: str, *wanted: str) -> bool:
 def write_json(path: Path, content: Any) -> Path:
     """Write JSON by `write_whole`. NaN and infinity, which JSON has not, are a ValueError."""
     return write_whole(path, json.dumps(content, indent=1, allow_nan=False) + "\n")
+
+
+def read_json(path: Path, advice: str) -> dict[str, Any]:
+    """An object that `write_json` wrote. OccupiedError with `advice` where the file holds none."""
+    try:
+        found = json.loads(path.read_text())
+    except (OSError, ValueError):
+        found = None
+    if not isinstance(found, dict):
+        raise OccupiedError(f"{path} is damaged; {advice}")
+    return found
 
 
 def reserve(file: IO[bytes], size: int) -> None:

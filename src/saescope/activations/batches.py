@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import TYPE_CHECKING
@@ -13,6 +13,7 @@ from jaxtyping import Bool, Float, Int, Int32
 from torch import Tensor
 
 from saescope.activations.documents import StoredDocument, stored
+from saescope.activations.exclusions import REFERENCE_TOKENS
 from saescope.activations.shards import HELD_OUT, TRAIN
 from saescope.errors import StoreError, UsageError
 from saescope.text import Sequencer
@@ -96,9 +97,9 @@ class ForwardBatch:
     def n_tokens(self) -> int:
         return int((self.tokens >= 0).sum())
 
-    def n_ordinary(self, special_ids: Iterable[int]) -> int:
+    def n_ordinary(self, special_ids: Collection[int]) -> int:
         """How many tokens are neither padding nor special."""
-        special = np.fromiter(special_ids, dtype=np.int64)
+        special = np.fromiter(special_ids, dtype=np.int64, count=len(special_ids))
         return int(((self.tokens >= 0) & ~np.isin(self.tokens, special)).sum())
 
     def beginning(self, n_tokens: int) -> ForwardBatch:
@@ -136,6 +137,14 @@ class ForwardBatch:
                 f"activation at {point}, sequence {int(self.sequence_ids[row])}, position {position} is NaN or infinite; "
                 "run the model in another dtype (--dtype float32)"
             )
+
+
+def for_a_rule(batches: Iterator[ForwardBatch], special_ids: Collection[int]) -> Iterator[ForwardBatch]:
+    """The first batches, as many as have `REFERENCE_TOKENS` ordinary tokens: those that the exclusion rule is measured on."""
+    n_ordinary = 0
+    while n_ordinary < REFERENCE_TOKENS and (batch := next(batches, None)) is not None:
+        n_ordinary += batch.n_ordinary(special_ids)
+        yield batch
 
 
 def in_batches(sequences: Iterator[tuple[int, TokenSequence]], size: int) -> Iterator[ForwardBatch]:

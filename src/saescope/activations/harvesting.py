@@ -29,11 +29,12 @@ from saescope.activations.batches import (
     ForwardBatch,
     batch_sequences,
     checked_points,
+    for_a_rule,
     in_batches,
 )
 from saescope.activations.documents import DOCUMENTS, encode_documents
 from saescope.activations.estimate import Plan, bytes_per_token, planned, timed
-from saescope.activations.exclusions import REFERENCE_TOKENS, SINK_RATIO, KeptRule
+from saescope.activations.exclusions import SINK_RATIO, KeptRule
 from saescope.activations.location import TEMPORARY, Location
 from saescope.activations.manifest import MANIFEST, FileRecord, Manifest, Request, ShardRecord
 from saescope.activations.shard_writer import ShardWriter
@@ -134,7 +135,8 @@ class _Harvest:
             plan.check_fits(self._location.spec, bytes_per_token(self._request.points, self._request.store_dtype))
             begin = [(first, activations)]
             if manifest is None:
-                begin += self._enough_for_a_rule(first, batches)
+                enough = for_a_rule(itertools.chain([first], batches), self._lm.special_ids)
+                begin += [(batch, batch.run(self._lm, self._points)) for batch in itertools.islice(enough, 1, None)]
                 manifest = self._opened(begin)
                 self._save(manifest)
             self._write_shards(manifest, n_done, begin, batches)
@@ -154,13 +156,6 @@ class _Harvest:
             self._location.free_bytes(),
         )
         return activations, plan
-
-    def _enough_for_a_rule(self, first: ForwardBatch, batches: Iterator[ForwardBatch]) -> Iterator[_Ran]:
-        """Batches after the first, run, until there are tokens enough to measure the exclusion rule on."""
-        n_ordinary = first.n_ordinary(self._lm.special_ids)
-        while n_ordinary < REFERENCE_TOKENS and (batch := next(batches, None)) is not None:
-            n_ordinary += batch.n_ordinary(self._lm.special_ids)
-            yield batch, batch.run(self._lm, self._points)
 
     def _opened(self, begin: list[_Ran]) -> Manifest:
         device = next(iter(begin[0][1].values())).device

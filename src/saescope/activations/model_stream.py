@@ -20,11 +20,12 @@ from saescope.activations.batches import (
     ForwardBatch,
     batch_sequences,
     checked_points,
+    for_a_rule,
     in_batches,
 )
 from saescope.activations.documents import StoredDocument, trained_ids
 from saescope.activations.estimate import readable_bytes
-from saescope.activations.exclusions import REFERENCE_TOKENS, SINK_RATIO, KeptRule
+from saescope.activations.exclusions import SINK_RATIO, KeptRule
 from saescope.activations.memory import rows_within
 from saescope.activations.shards import ROW_TENSORS, store_dtype, to_store
 from saescope.activations.statistics import Moments, PointStatistics
@@ -113,12 +114,13 @@ class ModelStream(SteppedStream):
         excerpt = Excerpt(lm, corpus, self.options, tokens)
         sequences = iter(excerpt)
         head: list[tuple[int, TokenSequence]] = []
-        measured: list[ForwardBatch] = []
-        while sum(batch.n_ordinary(lm.special_ids) for batch in measured) < REFERENCE_TOKENS:
-            if not (group := list(itertools.islice(sequences, self._batch_sequences))):
-                break
-            head += group
-            measured.append(ForwardBatch.of(group))
+
+        def noted() -> Iterator[tuple[int, TokenSequence]]:
+            for one in sequences:
+                head.append(one)
+                yield one
+
+        measured = list(for_a_rule(in_batches(noted(), self._batch_sequences), lm.special_ids))
         self._kept_rule: KeptRule | None = None
         share = 1.0
         if head:

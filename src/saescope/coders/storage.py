@@ -17,7 +17,7 @@ from torch import Tensor
 
 from saescope.coders.coder import SparseCoder
 from saescope.coders.formats import native, sae_lens
-from saescope.coders.formats.loading import load, open_source
+from saescope.coders.formats.loading import open_source
 from saescope.coders.formats.writing import written_whole
 
 
@@ -30,7 +30,7 @@ def save(coder: SparseCoder, folder: str | Path, *, reference: dict[str, Tensor]
         native.write(coder, temporary)
         if reference is None and (folder / native.REFERENCE).exists():
             # Another coder's may have come in its place.
-            if native.trained_on(load(folder)) == native.trained_on(coder):
+            if native.same_training(coder, open_source(folder)):
                 shutil.copy2(folder / native.REFERENCE, temporary / native.REFERENCE)
         elif reference:
             native.write_reference(reference, temporary)

@@ -21,6 +21,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from saescope.coders import Codes, SparseCoder, make_architecture
+from saescope.coders.calibration import best_factor
 from saescope.evaluation.subject import Subject
 from saescope.lm import exact_float
 
@@ -198,10 +199,10 @@ def _threshold(centred: Float[Tensor, "tokens d"], directions: Float[Tensor, "d_
 
 def _scale(random: SparseCoder, sample: Float[Tensor, "tokens d"], mean: Float[Tensor, "d"]) -> float:
     """argmin_s Σ‖x - m - s·r‖² with r the unscaled reconstruction about m."""
-    inner, norm2 = 0.0, 0.0
-    for part in _chunks(sample, random.d_sae):
-        exact = exact_float(part.device)
-        r = random.decode(random.encode(part)).to(exact) - mean.to(exact)
-        inner += float((r * (part.to(exact) - mean.to(exact))).sum())
-        norm2 += float(r.square().sum())
-    return inner / norm2 if norm2 else 1.0
+    exact = exact_float(sample.device)
+    centre = mean.to(exact)
+    parts = _chunks(sample, random.d_sae)
+    return (
+        best_factor((part.to(exact) - centre, random.decode(random.encode(part)).to(exact) - centre) for part in parts)
+        or 1.0
+    )

@@ -4,7 +4,7 @@ from saescope.training.config import CoderConfig, TrainConfig
 from saescope.training.defaults import batch_size as batch_size_for
 from saescope.training.objective import AuxTerm, Loss, objective
 from saescope.training.resolve import resolve
-from saescope.training.run import claim, train
+from saescope.training.run import require_batches, train
 from saescope.training.trainer import Progress, Trainer, Watcher
 
 __all__ = [
@@ -16,8 +16,8 @@ __all__ = [
     "Trainer",
     "Watcher",
     "batch_size_for",
-    "claim",
     "objective",
+    "require_batches",
     "resolve",
     "train",
 ]

@@ -9,7 +9,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from saescope.coders import make_architecture
-from saescope.errors import UsageError, nearest
+from saescope.errors import UsageError, first_mistake, nearest
 
 
 class CoderConfig(BaseModel):
@@ -143,9 +143,8 @@ class TrainConfig(BaseModel):
             return TrainConfig.model_validate(data)
         except ValidationError as error:
             first = error.errors()[0]
-            place = ".".join(str(part) for part in first["loc"])
             hint = _hint(first["loc"]) if first["type"] == "extra_forbidden" else ""
-            raise UsageError(f"{where}, {place}: {first['msg'].lower()}{hint}") from None
+            raise UsageError(f"{where}, {first_mistake(error)}{hint}") from None
 
     @staticmethod
     def from_yaml(path: str | Path) -> TrainConfig:

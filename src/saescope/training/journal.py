@@ -10,8 +10,8 @@ from typing import Any, Protocol
 from saescope.errors import UsageError
 from saescope.whole_files import write_whole
 
-# By the module that each needs.
-LOGGERS = {"tensorboard": "tensorboard", "wandb": "wandb"}
+# Each is also the module and the extra that it needs.
+LOGGERS = ("tensorboard", "wandb")
 
 
 class Logger(Protocol):
@@ -71,11 +71,11 @@ class WeightsAndBiases:
 
 def require_loggers(names: list[str]) -> None:
     """UsageError where a logger has a name that is not known, or is not installed."""
-    unknown = sorted(set(names) - LOGGERS.keys())
+    unknown = sorted(set(names) - set(LOGGERS))
     if unknown:
         raise UsageError(f"unknown logger {unknown[0]!r}; known: {', '.join(LOGGERS)}")
     for name in names:
-        if importlib.util.find_spec(LOGGERS[name]) is None:
+        if importlib.util.find_spec(name) is None:
             raise UsageError(f"{name} is not installed; pip install 'saescope[{name}]'")
 
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +34,7 @@ from saescope.training.journal import open_loggers, read_lines, require_loggers,
 from saescope.training.member import Member, Moments
 from saescope.training.reference import reference_tensors
 from saescope.training.trainer import Trainer, Watcher
-from saescope.whole_files import is_unfinished, write_whole
+from saescope.whole_files import is_unfinished, read_json, write_whole
 
 CONFIG, RUN = "config.yaml", "run.json"
 # Rows kept for what is settled before and after training: of sixty hook points of width 576, 7,700 rows.
@@ -55,18 +55,14 @@ def train(
     """Train the run's coders on `source` and save them under `out`; continues an interrupted run of the same
     configuration, and only loads a complete one. Returns the coders by name, working on raw activations."""
     out, device = Path(out), torch.device(device)
-    if source.batch_size != config.batch_size:
-        raise UsageError(
-            f"the source gives batches of {source.batch_size} and the configuration says {config.batch_size}; "
-            "open the source with batch_size=config.batch_size"
-        )
+    require_batches(source, config)
     provenance = source.provenance()
     before = torch.are_deterministic_algorithms_enabled()
     warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
-    if not is_complete(out, config, provenance):
+    if not _is_complete(out, config, provenance):
         with _alone(out):
             # Once more: another process may have come to its end here before the folder was locked.
-            if not is_complete(out, config, provenance):
+            if not _is_complete(out, config, provenance):
                 try:
                     torch.use_deterministic_algorithms(before or config.deterministic, warn_only=warn_only)
                     return _train(config, source, provenance, out, device, loggers or [], watcher)
@@ -76,19 +72,27 @@ def train(
     return {coder.name: load(out / "coders" / coder.name) for coder in config.coders}
 
 
-def is_complete(out: Path, config: TrainConfig, provenance: dict[str, Any]) -> bool:
+def require_batches(source: ActivationSource, config: TrainConfig) -> None:
+    """UsageError unless the source's batches are the configuration's, TrainingError where it has none."""
+    if source.batch_size != config.batch_size:
+        raise UsageError(
+            f"the source gives batches of {source.batch_size} and the configuration says {config.batch_size}; "
+            "open the source with batch_size=config.batch_size"
+        )
+    if source.n_steps < 1:
+        raise TrainingError(
+            f"the training rows do not fill one batch of {config.batch_size}: harvest more tokens or lower --batch-size"
+        )
+
+
+def _is_complete(out: Path, config: TrainConfig, provenance: dict[str, Any]) -> bool:
     """Whether `out` holds this run, complete; not when nothing is there, or a part of it. `OccupiedError` when `out` holds
     something else."""
     if not out.exists() or _is_free(out, config):
         return False
     if not (out / RUN).exists() or not (out / CONFIG).exists():
         raise OccupiedError(f"{out} exists and is not a training run; choose another --out")
-    try:
-        found = json.loads((out / RUN).read_text())
-    except ValueError:
-        found = None
-    if not isinstance(found, dict):
-        raise OccupiedError(f"{out / RUN} is damaged; choose another --out or delete {out}")
+    found = read_json(out / RUN, f"choose another --out or delete {out}")
     if (out / CONFIG).read_text() != config.to_yaml():
         raise OccupiedError(f"{out} holds a run of another configuration (see {out / CONFIG}); choose another --out")
     begun, now = comparable(found.get("source") or {}, json.loads(json.dumps(provenance)))
@@ -97,7 +101,7 @@ def is_complete(out: Path, config: TrainConfig, provenance: dict[str, Any]) -> b
     return bool(found.get("complete"))
 
 
-def claim(out: Path, config: TrainConfig, provenance: dict[str, Any]) -> None:
+def _claim(out: Path, config: TrainConfig, provenance: dict[str, Any]) -> None:
     """Make a folder, new or of a part of this run, this run's."""
     if _is_free(out, config):
         write_whole(out / CONFIG, config.to_yaml())
@@ -130,7 +134,7 @@ def _train(
         member.prepare(sample[: config.batch_size].to(device))
     # Not before: a run that cannot begin leaves nothing, and the folder free for another.
     require_loggers(logger_names)
-    claim(out, config, provenance)
+    _claim(out, config, provenance)
     trainer = Trainer(config, members, source, Checkpoints(out / "checkpoints"), device, watcher)
     done = trainer.resume()
     held_out = source.held_out_rows(config.held_out_tokens).to(device)
@@ -199,10 +203,6 @@ def _sample(source: ActivationSource, config: TrainConfig) -> Float[Tensor, "row
         if len(batches) == wanted:
             break
     source.load_state_dict(start)
-    if not batches:
-        raise TrainingError(
-            f"the training rows do not fill one batch of {config.batch_size}: harvest more tokens or lower --batch-size"
-        )
     return torch.cat(batches)
 
 
@@ -262,10 +262,12 @@ def _alone(out: Path) -> Iterator[None]:
     try:
         yield
     finally:
+        with suppress(OSError):
+            if new and {path.name for path in out.iterdir()} <= {".lock"}:
+                # Before it is given up: another process may take it in between.
+                (out / ".lock").unlink(missing_ok=True)
+                out.rmdir()
         lock.release()
-        if new and {path.name for path in out.iterdir()} <= {".lock"}:
-            (out / ".lock").unlink(missing_ok=True)
-            out.rmdir()
 
 
 def _link(link: Path, target: Path) -> None:

@@ -56,10 +56,14 @@ def write_reference(reference: dict[str, Tensor], folder: Path) -> None:
     save_file({name: value.cpu().contiguous() for name, value in reference.items()}, folder / REFERENCE)
 
 
-def trained_on(coder: SparseCoder) -> dict[str, Any]:
-    """What the reference tensors depend on: points, model and text, and not the weights."""
-    about = coder.metadata.model_dump(mode="json", include={"model", "corpus", "sequences", "kept_rule"})
-    return about | {key: value for key, value in _entries(coder).items() if key in ("reads", "writes")}
+def same_training(coder: SparseCoder, source: Source) -> bool:
+    """Whether a coder in files is of this one's points, model and text, on which alone reference tensors depend."""
+    if not source.has(OURS):
+        return False
+    mine, theirs = json.loads(json.dumps(_entries(coder))), source.json(OURS)
+    about = [entries.get("metadata") or {} for entries in (mine, theirs)]
+    same = [[one.get(key) for key in ("model", "corpus", "sequences", "kept_rule")] for one in about]
+    return same[0] == same[1] and all(mine[key] == theirs.get(key) for key in ("reads", "writes"))
 
 
 def _entries(coder: SparseCoder) -> dict[str, Any]:

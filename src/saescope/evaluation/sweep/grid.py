@@ -9,7 +9,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from saescope.coders import architecture_type
-from saescope.errors import UsageError
+from saescope.errors import UsageError, first_mistake
 from saescope.training import TrainConfig
 
 FROZEN_DECODER = "frozen_decoder"
@@ -70,9 +70,7 @@ class SweepConfig(BaseModel):
         try:
             return SweepConfig.model_validate(given)
         except ValidationError as error:
-            first = error.errors()[0]
-            place = ".".join(str(part) for part in first["loc"])
-            raise UsageError(f"the sweep's {place}: {first['msg'].lower()}, got {first.get('input')!r}") from None
+            raise UsageError(f"the sweep's {first_mistake(error, given=True)}") from None
 
     def cells(self) -> list[Cell]:
         """Every cell, seeds outermost: a sweep cut short has a whole frontier of the first seeds."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ from safetensors.torch import save as save_tensors
 
 from saescope.activations import ActivationSource
 from saescope.coders import load
-from saescope.errors import OccupiedError, SaescopeError, TrainingError
+from saescope.errors import OccupiedError, SaescopeError
 from saescope.evaluation.run import evaluate
 from saescope.evaluation.setting import Setting
 from saescope.evaluation.stability import compared
@@ -31,8 +32,8 @@ from saescope.evaluation.sweep.grid import FROZEN_DECODER, Cell, SweepConfig
 from saescope.lm.identity import comparable
 from saescope.progress import Progress
 from saescope.text import Corpus
-from saescope.training import TrainConfig, Watcher, train
-from saescope.whole_files import write_json, write_whole
+from saescope.training import TrainConfig, Watcher, require_batches, train
+from saescope.whole_files import read_json, write_json, write_whole
 
 SWEEP, RUNS, CELLS, STABILITY = "sweep.json", "runs", "cells", "stability"
 PROBING = "probing"
@@ -70,7 +71,10 @@ def sweep(
     """
     out = Path(out)
     if not (out / SWEEP).exists():
-        _require_a_batch(config, sources)
+        # Before the folder is taken.
+        training = config.training(config.cells()[:1])
+        with closing(sources.open(training)) as source:
+            require_batches(source, training)
     _claim(out, config, setting, sources.provenance)
     lock = FileLock(out / ".lock")
     try:
@@ -109,30 +113,18 @@ def _sweep(
         _train(config.training(group), sources, out / RUNS / str(_next(out)), device, watcher)
         _measure_missing(config, cells, setting, out, told)
     _measure_missing(config, cells, setting, out, told)
-    records = {cell: _record_of(out, cell) for cell in cells}
+    records = {cell: _record(out, cell) for cell in cells}
     for same, part in _stability(cells, setting, out).items():
         for cell in same:
             records[cell]["parts"]["stability"] = part
     return list(records.values())
 
 
-def _require_a_batch(config: SweepConfig, sources: Sources) -> None:
-    """Before the folder is taken: the source, and that it has a batch."""
-    source = sources.open(config.training(config.cells()[:1]))
-    try:
-        if source.n_steps < 1:
-            raise TrainingError(
-                f"the training rows do not fill one batch of {source.batch_size}: harvest more tokens or lower --batch-size"
-            )
-    finally:
-        source.close()
-
-
 def _claim(out: Path, config: SweepConfig, setting: Setting, provenance: dict[str, Any]) -> None:
     now = json.loads(json.dumps(_request(config, setting, provenance)))
     record = out / SWEEP
     if record.exists():
-        found = _read(record, f"choose another --out or delete {out}")
+        found = read_json(record, f"choose another --out or delete {out}")
         if differing := _differences(found, now, out):
             raise OccupiedError(
                 f"{out} holds a sweep that differs in {', '.join(differing)} (see {record}); choose another --out"
@@ -183,21 +175,6 @@ def _recipe_of(recorded: dict[str, Any], now: dict[str, Any], out: Path) -> dict
     if now.keys() - recorded.keys() and (runs := _runs(out)):
         began = {"tied": 0.0} | yaml.safe_load((runs[0] / "config.yaml").read_text())
     return {key: recorded.get(key, began.get(key, value)) for key, value in now.items()} | recorded
-
-
-def _read(path: Path, advice: str) -> dict[str, Any]:
-    try:
-        found = json.loads(path.read_text())
-    except ValueError:
-        found = None
-    if not isinstance(found, dict):
-        raise OccupiedError(f"{path} is damaged; {advice}")
-    return found
-
-
-def _record_of(out: Path, cell: Cell) -> dict[str, Any]:
-    path = _record_path(out, cell)
-    return _read(path, "delete it to measure that coder again")
 
 
 def _refuse_fewer_sets(config: SweepConfig, setting: Setting, out: Path) -> None:
@@ -300,7 +277,7 @@ def _measure_missing_parts(
     tasks = None if setting.tasks is None else str(setting.tasks)
     # Stability is of several cells together; see `_stability`.
     for kind in (kind for kind in chosen_parts(config.parts) if kind.name != STABILITY):
-        records = {cell: _record_of(out, cell) for cell in cells}
+        records = {cell: _record(out, cell) for cell in cells}
         waiting = [cell for cell, record in records.items() if _lacks(record, kind.name, tasks)]
         for start in range(0, len(waiting), _TOGETHER):
             group = waiting[start : start + _TOGETHER]
@@ -320,6 +297,10 @@ def _lacks(record: dict[str, Any], part: str, tasks: str | None) -> bool:
     if part not in record["parts"]:
         return True
     return part == PROBING and tasks is not None and record.get("tasks") != tasks
+
+
+def _record(out: Path, cell: Cell) -> dict[str, Any]:
+    return read_json(_record_path(out, cell), "delete it to measure that coder again")
 
 
 def _record_path(out: Path, cell: Cell) -> Path:

@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from saescope.errors import UsageError, nearest
+from saescope.errors import UsageError, first_mistake, nearest
 
 
 class _Part(BaseModel):
@@ -108,9 +108,7 @@ class SyntheticConfig(_Part):
         try:
             return SyntheticConfig.model_validate(data)
         except ValidationError as error:
-            first = error.errors()[0]
-            place = ".".join(str(part) for part in first["loc"])
-            raise UsageError(f"{where}, {place}: {first['msg'].lower()}") from None
+            raise UsageError(f"{where}, {first_mistake(error)}") from None
 
 
 # Facts of SynthSAEBench-16k (Chanin & Garriga-Alonso, 2026): features, width, rates, hierarchy, correlation, magnitudes and a

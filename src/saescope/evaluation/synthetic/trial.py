@@ -21,7 +21,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 import saescope
 from saescope.coders import SparseCoder, architecture_type, load
-from saescope.errors import CoderError, OccupiedError, SaescopeError, UsageError
+from saescope.errors import CoderError, OccupiedError, SaescopeError, UsageError, first_mistake
 from saescope.evaluation.resampling import interval_over_seeds
 from saescope.evaluation.stability import stability
 from saescope.evaluation.synthetic.config import SyntheticConfig
@@ -31,7 +31,7 @@ from saescope.evaluation.synthetic.recovery import METRICS, Recovery, recovery
 from saescope.evaluation.synthetic.stream import POINT, SyntheticStream
 from saescope.progress import Progress, silent
 from saescope.training import CoderConfig, TrainConfig, Watcher, train
-from saescope.whole_files import write_json
+from saescope.whole_files import read_json, write_json
 
 SCHEMA = 1
 REQUEST, RESULT = "request.json", "synthetic.json"
@@ -104,9 +104,7 @@ class TrialRequest(BaseModel):
         try:
             return TrialRequest.model_validate(given)
         except ValidationError as error:
-            first = error.errors()[0]
-            place = ".".join(str(part) for part in first["loc"])
-            raise UsageError(f"{place}: {first['msg'].lower()}, got {first.get('input')!r}") from None
+            raise UsageError(first_mistake(error, given=True)) from None
 
 
 def trial(
@@ -233,25 +231,16 @@ def _claim(out: Path, request: TrialRequest) -> dict[str, Any] | None:
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         if not (out / REQUEST).is_file():
             raise OccupiedError(f"{out} exists and is not a synthetic trial; choose another --out")
-        if _read(out / REQUEST) != asked:
+        advice = f"choose another --out or delete {out}"
+        if read_json(out / REQUEST, advice) != asked:
             raise OccupiedError(f"{out} holds a trial of another request (see {out / REQUEST}); choose another --out")
-        return _read(out / RESULT) if (out / RESULT).exists() else None
+        return read_json(out / RESULT, advice) if (out / RESULT).exists() else None
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise SaescopeError(f"cannot write to {out}: {error.strerror}; choose another --out") from None
     write_json(out / REQUEST, asked)
     return None
-
-
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        found = json.loads(path.read_text())
-        if isinstance(found, dict):
-            return found
-    except (OSError, ValueError):
-        pass
-    raise OccupiedError(f"{path} is damaged; choose another --out or delete {path.parent}")
 
 
 def _unwatched() -> AbstractContextManager[Progress]:
