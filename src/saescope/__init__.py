@@ -45,8 +45,10 @@ if TYPE_CHECKING:
 # Large pages: a step's fresh memory costs a fault a page, and there are thousands. Passive waiting: torch's idle threads would
 # spin on the cores that the kernels' own threads compute on.
 os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
+# Apple's GPUs lack some of torch's operations, more of them in older versions: those run on the processor.
 if "torch" not in sys.modules:
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    os.environ.setdefault("PYTORCH_ENABLE_MPS_FALLBACK", "1")
 
 # Where each public name lives. They are imported when first used: `saescope --help` should not wait for torch.
 _HOME = {

@@ -83,6 +83,13 @@ class SparseCoder(nn.Module):
             self.register_buffer(name, value.to(device, exact if value.dtype == torch.float64 else value.dtype))
         self.extra_names = (*architecture.extra_parameters(), *architecture.extra_tensors())
 
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> SparseCoder:
+        # `to` and the like. A device without float64 takes what is kept in it as float32.
+        exact = exact_float(fn(torch.empty(0)).device)
+        fitting = lambda value: fn(value.to(exact) if value.dtype == torch.float64 else value)  # noqa: E731
+        super()._apply(fitting, recurse)  # type: ignore[no-untyped-call]
+        return self
+
     @property
     def W_enc(self) -> Float[Tensor, "d_in d_sae"]:
         return self.W_enc_rows.T

@@ -6,6 +6,7 @@ import math
 import warnings
 from collections import deque
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from jaxtyping import Int
@@ -51,6 +52,10 @@ class Room:
         self._places: Places | None = None
         self._told = 0
         self._coming: deque[_Coming] = deque()
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Room:
+        # What is on its way here is told to one, and a device's events cannot be copied.
+        return Room()
 
     def places(self) -> Places | None:
         """Those of the next batch, or None where its size is to be waited for."""

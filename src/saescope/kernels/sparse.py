@@ -77,9 +77,10 @@ def reconstruct(
 
 def latent_sum(support: Support, values: Float[Tensor, "nnz"]) -> Float[Tensor, "latents"]:
     """See `reference.latent_sum`."""
-    if values.device.type == "cpu":
-        return torch.zeros(support.n_latents, dtype=values.dtype).index_add_(0, support.indices, values)
-    # On an accelerator index_add_ adds in any order; a segment sum over the latent order does not.
+    if values.device.type in ("cpu", "mps"):
+        # Apple's GPUs have no segment_reduce, so there the last bits may differ from run to run.
+        return values.new_zeros(support.n_latents).index_add_(0, support.indices, values)
+    # On a CUDA device index_add_ adds in any order; a segment sum over the latent order does not.
     order, offsets = support.by_latent
     return torch.segment_reduce(values[order], "sum", offsets=offsets, initial=0.0)
 
@@ -122,7 +123,25 @@ def _bag_sum(
 ) -> Float[Tensor, "bags d"]:
     if members.numel() == 0:
         return table.new_zeros(offsets.numel() - 1, table.shape[1])
+    if table.device.type == "mps":
+        return _bag_sum_by_adding(members, table, offsets, weights)
     return F.embedding_bag(members, table, offsets, mode="sum", per_sample_weights=weights, include_last_offset=True)
+
+
+def _bag_sum_by_adding(
+    members: Int[Tensor, "nnz"],
+    table: Float[Tensor, "rows d"],
+    offsets: Int[Tensor, "bags_plus_one"],
+    weights: Float[Tensor, "nnz"],
+) -> Float[Tensor, "bags d"]:
+    """The same on Apple's GPUs, where torch has `embedding_bag` only lately. The last bits may differ from run to run."""
+    bags = torch.repeat_interleave(offsets.diff(), output_size=members.numel())
+    out = table.new_zeros(offsets.numel() - 1, table.shape[1])
+    step = max(1, _GATHER_ELEMENTS // max(1, table.shape[1]))
+    for start in range(0, members.numel(), step):
+        piece = slice(start, start + step)
+        out.index_add_(0, bags[piece], table[members[piece]] * weights[piece, None])
+    return out
 
 
 def _above(pre: Float[Tensor, "tokens latents"], floor: float) -> Int[Tensor, "found"]:
