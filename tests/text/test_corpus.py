@@ -38,7 +38,7 @@ def write_lines(path: Path, *rows: Any) -> Path:
 def test_a_text_file_is_one_document_kept_to_the_character(tmp_path: Path) -> None:
     text = "Zürich 😀\r\n\n  two  spaces\t日本 \n"
     (tmp_path / "a.txt").write_bytes(text.encode())
-    (document,) = Corpus.open(str(tmp_path / "a.txt"))
+    (document,) = Corpus.open(tmp_path / "a.txt")
     assert document.text == text
     assert document.id == document_id(text)
     assert document.source == "a.txt"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,14 +24,16 @@ class Corpus:
     describe: Callable[[], dict[str, Any]] = field(repr=False)
 
     @classmethod
-    def open(cls, spec: str, *, text_field: str = "text", messages_field: str = "messages") -> Corpus:
+    def open(
+        cls, spec: str | os.PathLike[str], *, text_field: str = "text", messages_field: str = "messages"
+    ) -> Corpus:
         """A corpus from a short description of where it is.
 
         `spec` is a demo name (`demo`, `wikipedia-sample`, `lee-news`), a `.txt`, `.md`, `.jsonl` or `.parquet` file, a
         folder of them (read recursively, by path), or `hf:NAME[:CONFIG[:SPLIT]]`. TextError when there is nothing to
         read; what is wrong inside a file is found while iterating and named with its place.
         """
-        fields = Fields(text_field, messages_field)
+        fields, spec = Fields(text_field, messages_field), os.fspath(spec)
         if spec in assets.CORPORA or spec in assets.BUNDLES:
             return _open_demo(spec)
         if spec in assets.MODELS:
