@@ -11,7 +11,7 @@ from rich.console import Console
 from tests.measured import documents, random_coder, tiny_lm
 from transformers import PreTrainedTokenizerFast
 
-from saescope.cli.tables import parts_listed, parts_table
+from saescope.cli.tables import parts_listed, parts_tables
 from saescope.errors import UsageError
 from saescope.evaluation import PARTS, Estimate, Evaluation, Part, Score, chosen_parts, evaluate, record
 from saescope.reports import report_page
@@ -81,9 +81,27 @@ def test_the_page_says_what_a_score_means_and_shows_text_as_text(
     assert "<script>" not in page
 
 
+def test_numbers_are_whole_in_eighty_characters(found: Evaluation) -> None:
+    controls = {
+        name: Estimate(0.5125)
+        for name in ("frozen_random", "dimensions", "shuffled", "all dimensions", "rows", "other words")
+    }
+    parts = [
+        Part(f"part {number}", "A part", "", tuple(
+            Score(f"{number}", "A score with a label of forty characters",
+                  Estimate(0.8125, (0.7125, 0.9125)), controls={name: controls[name]}, digits=4) for _ in range(2)
+        )) for number, name in enumerate(controls)
+    ]  # fmt: skip
+    console = Console(width=80, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
+    console.print(parts_tables([found.with_parts(parts)]))
+    text = console.export_text()
+    assert text.count("0.7125 – 0.9125") == text.count("0.8125") == text.count("0.5125") == 12
+    assert all(name in text for name in controls)
+
+
 def test_the_terminal_shows_the_same(found: Evaluation) -> None:
     console = Console(width=200, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
-    console.print(parts_table([found]))
+    console.print(parts_tables([found]))
     console.print(parts_listed())
     text = console.export_text()
     for expected in ("0.875", "0.800 – 0.950", "0.550", "0.900", HOSTILE, "one coder only", "core"):

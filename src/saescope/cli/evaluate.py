@@ -83,7 +83,7 @@ def evaluate(
     from saescope.activations import Store
     from saescope.cli.listed import listed
     from saescope.cli.progress import stage_bar
-    from saescope.cli.tables import parts_table, results_table
+    from saescope.cli.tables import parts_tables, results_table
     from saescope.evaluation.probing import read_labelled_sets
     from saescope.lm import LanguageModel
     from saescope.text import Corpus
@@ -136,7 +136,7 @@ def evaluate(
     console = Console(highlight=False, soft_wrap=True)
     console.print(results_table(found))
     if kinds or rules:
-        console.print(parts_table(found))
+        console.print(parts_tables(found))
     if report is None:
         console.print("Nothing was written; --out DIR keeps these numbers and makes a report.")
     else:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
+from rich.console import Group, RenderableType
 from rich.markup import escape
+from rich.padding import Padding
 from rich.table import Table
+from rich.text import Text
 
 if TYPE_CHECKING:
-    from saescope.evaluation import Evaluation, Score
+    from saescope.evaluation import Evaluation, Part, Score
 
 _SHOWN = (
     "fvu_centered",
@@ -76,26 +79,31 @@ def metrics_table(evaluations: Sequence[Evaluation]) -> Table:
     return table
 
 
-def parts_table(evaluations: Sequence[Evaluation]) -> Table:
-    """Every score of every part of the suite, with its interval and controls; a coder below the other."""
-    names = [name for found in evaluations for part in found.parts for score in part.scores for name in score.controls]
-    controls = list(dict.fromkeys(names))
+def parts_tables(evaluations: Sequence[Evaluation]) -> Group:
+    """Every score of every part of the suite, with its interval and controls; a coder below the other. A table for each part,
+    which has its own controls: all of them side by side would not fit eighty characters."""
+    return Group(*(shown for found in evaluations for part in found.parts for shown in _part(found, part)))
+
+
+def _part(evaluation: Evaluation, part: Part) -> Iterator[RenderableType]:
+    yield Text.from_markup(f"[bold]{escape(evaluation.name)}[/]: {escape(part.title)}")
+    if part.absent:
+        yield Padding(Text(part.absent, style="dim", overflow="fold", no_wrap=False), (0, 0, 0, 2))
+    if not part.scores:
+        return
+    controls = list(dict.fromkeys(name for score in part.scores for name in score.controls))
     table = Table(box=None, padding=(0, 2, 0, 0))
-    table.add_column("", no_wrap=True)
+    # A long label is folded before a number is cut.
+    table.add_column("", overflow="fold")
     for heading in ("coder", "95 %", *controls):
         table.add_column(heading, justify="right", no_wrap=True)
-    for evaluation in evaluations:
-        for part in evaluation.parts:
-            table.add_row(f"[bold]{escape(evaluation.name)}[/]: {escape(part.title)}")
-            if part.absent:
-                table.add_row(f"  [dim]{escape(part.absent)}[/]")
-            group = ""
-            for score in part.scores:
-                if score.group != group:
-                    group = score.group
-                    table.add_row(f"  [dim]{escape(group)}[/]")
-                table.add_row(*_score_cells(score, controls))
-    return table
+    group = ""
+    for score in part.scores:
+        if score.group != group:
+            group = score.group
+            table.add_row(f"  [dim]{escape(group)}[/]")
+        table.add_row(*_score_cells(score, controls))
+    yield table
 
 
 def _score_cells(score: Score, controls: Sequence[str]) -> list[str]:
