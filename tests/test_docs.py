@@ -30,19 +30,19 @@ NOT_RUN = (
 WITH_INDEX = {"exports.md", "serve.md"}
 SMALLER = (
     (r"--tokens \d{4,}", "--tokens 5000"),
-    (r"--tokens 0", "--tokens 512"),
+    (r"--tokens 0", "--tokens 256"),
     (r"--measure \d+", "--measure 4096"),
     (r"--text \d+", "--text 1024"),
     (r"--corpus demo --suite probing", "--corpus my-texts --suite probing"),
     (r"saescope bench", "saescope bench --pairs 1"),
-    (r"--ce-tokens \d+", "--ce-tokens 512"),
+    (r"--ce-tokens \d+", "--ce-tokens 128"),
     (r"--d-sae \d+", "--d-sae 256"),
     (r"mlp_(in|out)\.\*", r"mlp_\1.28-29"),
     (r"--preset 16k", "--preset small"),
     (r"tokens=\d{6,}", "tokens=4096"),
     (r"--passes \d+", "--passes 1"),
     (r"\b400_000\b", "5_000"),
-    (r"\b65536\b", "512"),
+    (r"\b65536\b", "256"),
     (r"d_sae=\d+", "d_sae=256"),
     (r"batch_size=4096", "batch_size=1024"),
     (r"ActivationCache\(lm\)\)", "ActivationCache(lm), examples=30)"),
@@ -102,7 +102,7 @@ def command(app: typer.Typer, line: str) -> None:
         return
     assert words[0] == "saescope", f"not a command the tests know: {line}"
     if words[1] in ("eval", "sweep") and "--tokens" not in words:
-        words += ["--tokens", "512", "--ce-tokens", "256"]
+        words += ["--tokens", "256", "--ce-tokens", "128"]
     if "--suite" in words and "--examples" not in words:
         words += ["--examples", "30"]
     app(words[1:], standalone_mode=False)
