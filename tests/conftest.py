@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import os
+from pathlib import Path
 
 import pytest
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
-from transformers import PreTrainedTokenizerFast
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 # Without a GPU the Triton kernels run in Triton's interpreter, which must be asked for before Triton is first imported.
 if not torch.cuda.is_available():
@@ -67,3 +69,18 @@ def byte_tokenizer() -> PreTrainedTokenizerFast:
 def bos_tokenizer() -> PreTrainedTokenizerFast:
     """The same with a `<bos>` before every text."""
     return train_byte_tokenizer(bos=True)
+
+
+def write_tiny_model_and_corpus(folder: Path, tokenizer: PreTrainedTokenizerFast) -> None:
+    """A tiny random model, `folder/model`, and sixty short documents, `folder/corpus.jsonl`."""
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=len(tokenizer), hidden_size=32, intermediate_size=48, num_hidden_layers=3,
+        num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=64,
+    )  # fmt: skip
+    LlamaForCausalLM(config).save_pretrained(folder / "model")
+    tokenizer.save_pretrained(folder / "model")
+    with (folder / "corpus.jsonl").open("w") as file:
+        for number in range(60):
+            text = " ".join(SENTENCES[(number * 3 + i) % len(SENTENCES)] for i in range(number % 5 + 3))
+            file.write(json.dumps({"title": f"document {number}", "text": f"{number}. {text}"}) + "\n")

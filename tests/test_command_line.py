@@ -13,9 +13,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
-import torch
 from safetensors.torch import load_file, save_file
-from tests.conftest import SENTENCES
+from tests.conftest import write_tiny_model_and_corpus
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "COLUMNS": "200"}
@@ -42,17 +41,7 @@ def place(tmp_path_factory: pytest.TempPathFactory, byte_tokenizer: PreTrainedTo
     would take for its own."""
     folder = tmp_path_factory.mktemp("cli") / "[v2][/v1]"
     folder.mkdir(parents=True)
-    torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=len(byte_tokenizer), hidden_size=32, intermediate_size=48, num_hidden_layers=3,
-        num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=64,
-    )  # fmt: skip
-    LlamaForCausalLM(config).save_pretrained(folder / "model")
-    byte_tokenizer.save_pretrained(folder / "model")
-    with (folder / "corpus.jsonl").open("w") as file:
-        for number in range(60):
-            text = " ".join(SENTENCES[(number * 3 + i) % len(SENTENCES)] for i in range(number % 5 + 3))
-            file.write(json.dumps({"title": f"document {number}", "text": f"{number}. {text}"}) + "\n")
+    write_tiny_model_and_corpus(folder, byte_tokenizer)
     return folder
 
 

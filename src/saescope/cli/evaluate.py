@@ -108,7 +108,7 @@ def evaluate(
             # What follows takes long and may fail, and this stays.
             reports.write_report(found, out, lm.tokenizer)
         if opened is not None:
-            found = evaluation.contexts_from_store(found, subjects, opened, progress)
+            found = evaluation.contexts_from_store(found, subjects, opened, progress, device=lm.device)
         if kinds or rules:
             setting = evaluation.Setting(
                 lm,

@@ -36,6 +36,7 @@ def index(
         Path | None, typer.Option(help="Folder of the index.", show_default="index, in the coder's folder")
     ] = None,
     memory: Annotated[str, typer.Option(help="What turning codes from tokens to features may take.")] = "1GiB",
+    device: Annotated[str, typer.Option(help="auto, cuda, mps or cpu.")] = "auto",
     labels: Annotated[
         bool, typer.Option("--labels/--no-labels", help="Label the features, from the index alone.")
     ] = True,
@@ -47,8 +48,9 @@ def index(
     from saescope.cli.progress import stage_bar
     from saescope.features import build_index
     from saescope.features.naming import name_features
+    from saescope.lm import resolve_device
 
-    loaded = coders.load(coder)
+    loaded = coders.load(coder, device=resolve_device(device))
     loaded.metadata.name = loaded.metadata.name or Path(coder).name
     where = out or Path(coder) / "index"
     source, lm = _source(loaded, store, corpus, tokens, model)
@@ -78,12 +80,12 @@ def _source(
     from saescope.lm import LanguageModel
     from saescope.text import Corpus
 
-    spec = model or coder.metadata.model.get("spec")
+    spec, device = model or coder.metadata.model.get("spec"), coder.device
     if store is not None:
         opened = Store.open(store)
         spec = spec or opened.manifest.request.model.get("spec")
         try:
-            lm = LanguageModel.load(str(spec)) if spec else None
+            lm = LanguageModel.load(str(spec), device=device) if spec else None
         except SaescopeError:
             if model is not None:
                 raise
@@ -94,5 +96,5 @@ def _source(
         from saescope.errors import UsageError
 
         raise UsageError(f"coder {coder.metadata.name} does not record its model; name it with --model")
-    lm = LanguageModel.load(str(spec))
+    lm = LanguageModel.load(str(spec), device=device)
     return TextSource(coder, lm, Corpus.open(corpus), tokens=tokens), lm

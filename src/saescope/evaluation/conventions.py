@@ -98,7 +98,7 @@ def measure_as(
     batches = [torch.stack(whole[start : start + BATCH]) for start in range(0, len(whole), BATCH)]
     parts = []
     for subject in subjects:
-        numbers = numbers_as(rule, subject.coder, setting.lm, batches, setting.lm.special_ids)
+        numbers = numbers_as(rule, subject.on(setting.lm.device).coder, setting.lm, batches, setting.lm.special_ids)
         scores = tuple(
             # Where the formula divides by zero, as the cosine of a zero reconstruction does, the package gives NaN.
             Score(key, key, Estimate(value if math.isfinite(value) else None), meaning=MEANINGS[key], digits=4)

@@ -86,6 +86,7 @@ def evaluate(
     parts = _in_parts(subjects, lm.dtype.itemsize)
     for number, part in enumerate(parts):
         told = _of_part(tell, number, len(parts))
+        part = [subject.on(lm.device) for subject in part]
         measurements = _prepared(part, lm, text, batch_tokens, n_contexts, seed, no_controls, told)
         _measure(measurements, lm, text, batch_tokens, ce_tokens, told)
         found += [_finished(measurement, text, facts, resamples, seed) for measurement in measurements]

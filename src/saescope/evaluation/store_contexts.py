@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import torch
+
 from saescope.activations import Store
 from saescope.evaluation.evaluation import Evaluation
 from saescope.evaluation.subject import Subject
@@ -12,11 +14,16 @@ from saescope.progress import Progress
 
 
 def contexts_from_store(
-    evaluations: Sequence[Evaluation], subjects: Sequence[Subject], store: Store, progress: Progress | None = None
+    evaluations: Sequence[Evaluation],
+    subjects: Sequence[Subject],
+    store: Store,
+    progress: Progress | None = None,
+    *,
+    device: torch.device | None = None,
 ) -> list[Evaluation]:
     """The evaluations with each feature's strongest contexts in `store`: more text, training documents included.
 
-    CoderError when the store lacks what a coder reads.
+    `device`: where the coders encode it; by default where they are. CoderError when the store lacks what a coder reads.
     """
     for subject in subjects:
         check_store(subject.coder, store)
@@ -28,6 +35,7 @@ def contexts_from_store(
             if progress is not None:
                 progress("read the store", done, total)
 
-        table = top_contexts(subject.coder, store, evaluation.contexts.value.shape[1], progress=tell)
+        coder = subject.coder if device is None else subject.on(device).coder
+        table = top_contexts(coder, store, evaluation.contexts.value.shape[1], progress=tell)
         found.append(evaluation.with_contexts(table, titles, "the activation store, training text included"))
     return found

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import operator
 import warnings
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -37,6 +38,13 @@ class Subject:
         coder = load(given)
         coder.metadata.name = coder.metadata.name or Path(given).name
         return Subject(coder, _fitting(load_reference(given), coder, given))
+
+    def on(self, device: torch.device) -> Subject:
+        """The same on that device, where its model runs: a copy of the coder, unless it is there, for a caller's own stays
+        where it is."""
+        if self.coder.device == device:
+            return self
+        return replace(self, coder=copy.deepcopy(self.coder).to(device))
 
     @property
     def name(self) -> str:

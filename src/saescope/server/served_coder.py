@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from saescope.activations import KeptRule
 from saescope.errors import CoderError, FeatureIndexError
@@ -161,9 +162,9 @@ class ServedCoder:
             return f"its coder is no longer at {path}; put it back, or index it again"
         return ""
 
-    def subject(self) -> Subject:
-        """The coder itself, loaded once and whenever its files change. CoderError where it is gone or no longer the one that
-        was indexed."""
+    def subject(self, device: torch.device | None = None) -> Subject:
+        """The coder itself, loaded once and whenever its files change, on `device` where one is asked for. CoderError where it
+        is gone or no longer the one that was indexed."""
         with self._subject_lock:
             path = self.index.coder_path
             stamp = _stamp(path)
@@ -177,6 +178,8 @@ class ServedCoder:
                     raise CoderError(f"the coder at {path} is not the one that was indexed; index it again")
                 subject.coder.requires_grad_(False)
                 self._subject = stamp, subject
+            if device is not None:
+                self._subject = stamp, self._subject[1].on(device)
             return self._subject[1]
 
     def kept_rule(self) -> KeptRule | None:

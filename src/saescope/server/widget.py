@@ -124,7 +124,7 @@ def _answered(coder: ServedCoder, feature: int) -> dict[str, Any]:
 
 
 def _prompted(coder: ServedCoder, lm: LanguageModel, text: str, feature: int | None) -> dict[str, Any]:
-    subject = coder.subject()
+    subject = coder.subject(lm.device)
     codes = encoded(lm, [subject], tokenized(lm, text, None, subject.sequence_options()))[0]
     strongest = [] if feature is None else [coder.index.check_feature(feature)]
     result = prompt_result(lm, coder.index, codes, strongest, 5)

@@ -72,7 +72,7 @@ def measure(subjects: Sequence[Subject], setting: Setting) -> list[Part]:
         if bos not in passages:
             passages[bos] = document_passages(subject, trained, setting)
         sets = _class_sets(subject, words, passages[bos], setting)
-        parts.append(measure_sets(subject, sets, resamples=setting.resamples, seed=setting.seed))
+        parts.append(measure_sets(subject.on(setting.lm.device), sets, resamples=setting.resamples, seed=setting.seed))
     setting.progress("targeted effects", len(subjects), len(subjects))
     return parts
 

@@ -46,7 +46,7 @@ def measure(subjects: Sequence[Subject], setting: Setting) -> list[Part]:
         if isinstance(examples, str):
             parts.append(Part(NAME, TITLE, absent=examples))
         else:
-            parts.append(measure_examples(subject, examples, shared))
+            parts.append(measure_examples(subject.on(setting.lm.device), examples, shared))
     setting.progress("first letters", len(subjects), len(subjects))
     return parts
 

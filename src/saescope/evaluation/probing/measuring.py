@@ -94,7 +94,7 @@ def measure(subjects: Sequence[Subject], setting: Setting, options: ProbingOptio
             setting.progress("probe", number * n_tasks + done, len(subjects) * n_tasks)
 
         begun = time.perf_counter()
-        outcomes, facts = _outcomes(subject, rule, sets, setting, options, shared, told)
+        outcomes, facts = _outcomes(subject.on(setting.lm.device), rule, sets, setting, options, shared, told)
         facts["seconds"] = {"texts": round(prepared, 1), "probes": round(time.perf_counter() - begun, 1)}
         found.append(_part(outcomes, sets, setting, options, facts, why_not))
     return found

@@ -38,7 +38,7 @@ async def prompt(asked: answers.PromptAsked, coder: CoderHere, served: ServedNow
         known_feature(coder, feature)
 
     def work(lm: LanguageModel, stop: Stop) -> dict[str, Any]:
-        subject = coder.subject()
+        subject = coder.subject(lm.device)
         tokens = tokenized(lm, asked.text, turns_of(asked), subject.sequence_options())
         stop.check()
         codes = encoded(lm, [subject], tokens)[0]
@@ -53,7 +53,7 @@ async def compare_prompts(asked: answers.ComparePromptsAsked, served: ServedNow,
     coder = served.coder(asked.coder)
 
     def work(lm: LanguageModel, stop: Stop) -> dict[str, Any]:
-        subject = coder.subject()
+        subject = coder.subject(lm.device)
         codes = []
         for text in (asked.a, asked.b):
             stop.check()
@@ -93,7 +93,7 @@ async def compare_coders(asked: answers.CompareCodersAsked, served: ServedNow, r
     coders = [served.coder(identity) for identity in asked.coders]
 
     def work(lm: LanguageModel, stop: Stop) -> dict[str, Any]:
-        subjects = [coder.subject() for coder in coders]
+        subjects = [coder.subject(lm.device) for coder in coders]
         options = {subject.sequence_options().bos for subject in subjects}
         if len(options) > 1:
             raise UsageError(

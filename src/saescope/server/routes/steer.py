@@ -36,7 +36,7 @@ async def steer(asked: answers.SteerAsked, coder: CoderHere, served: ServedNow, 
         )
 
     def work(lm: LanguageModel, stop: Stop) -> Generator[dict[str, Any], None, None]:
-        subject = coder.subject()
+        subject = coder.subject(lm.device)
         subject.check_model(lm)
         return steered_events(
             lm,
