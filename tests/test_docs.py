@@ -34,7 +34,7 @@ SMALLER = (
     (r"--measure \d+", "--measure 4096"),
     (r"--text \d+", "--text 1024"),
     (r"--corpus demo --suite probing", "--corpus my-texts --suite probing"),
-    (r"saescope bench", "saescope bench --pairs 1"),
+    (r"saescope bench", "saescope bench --pairs 1 --d-sae 256"),
     (r"--ce-tokens \d+", "--ce-tokens 128"),
     (r"--d-sae \d+", "--d-sae 256"),
     (r"mlp_(in|out)\.\*", r"mlp_\1.28-29"),
