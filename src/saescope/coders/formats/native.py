@@ -16,7 +16,7 @@ from saescope.coders.formats.reading import Reading
 from saescope.coders.formats.source import Source
 from saescope.coders.metadata import CoderMetadata, Slice
 from saescope.coders.token_norm import TokenNorm
-from saescope.errors import CoderError
+from saescope.errors import CoderError, first_mistake
 
 OURS, REFERENCE = "saescope.json", "reference.safetensors"
 
@@ -90,5 +90,4 @@ def _renamed(reading: Reading, reads: list[Slice], writes: list[Slice]) -> tuple
 def _first(error: Exception) -> str:
     if not isinstance(error, ValidationError):
         return f"{error} is missing" if isinstance(error, KeyError) else str(error)
-    first = error.errors()[0]
-    return f"{'.'.join(str(part) for part in first['loc'])}: {first['msg']}"
+    return first_mistake(error)

@@ -10,7 +10,7 @@ from typing import Any, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from saescope.errors import FeatureIndexError
+from saescope.errors import FeatureIndexError, first_mistake
 from saescope.lm.identity import weights_differ
 from saescope.whole_files import write_json
 
@@ -97,10 +97,8 @@ class IndexManifest(_Record):
         try:
             return cls.model_validate(data)
         except ValidationError as error:
-            first = error.errors()[0]
-            where = ".".join(str(part) for part in first["loc"])
             raise FeatureIndexError(
-                f"damaged {path}: {where}, {first['msg'].lower()}; remove the index and build it again"
+                f"damaged {path}: {first_mistake(error)}; remove the index and build it again"
             ) from None
 
     def write(self, folder: Path) -> None:
