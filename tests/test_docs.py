@@ -36,6 +36,7 @@ SMALLER = (
     (r"--corpus demo --suite probing", "--corpus my-texts --suite probing"),
     (r"saescope bench", "saescope bench --pairs 1 --d-sae 256"),
     (r"--ce-tokens \d+", "--ce-tokens 128"),
+    (r"--examples \d+", "--examples 30"),
     (r"--d-sae \d+", "--d-sae 256"),
     (r"mlp_(in|out)\.\*", r"mlp_\1.28-29"),
     (r"--preset 16k", "--preset small"),
