@@ -71,15 +71,20 @@ def bos_tokenizer() -> PreTrainedTokenizerFast:
     return train_byte_tokenizer(bos=True)
 
 
-def write_tiny_model_and_corpus(folder: Path, tokenizer: PreTrainedTokenizerFast) -> None:
-    """A tiny random model, `folder/model`, and sixty short documents, `folder/corpus.jsonl`."""
+def write_tiny_model(folder: Path, tokenizer: PreTrainedTokenizerFast, *, hidden_size: int = 32) -> None:
+    """A random Llama of three layers, as a folder that holds a model."""
     torch.manual_seed(0)
     config = LlamaConfig(
-        vocab_size=len(tokenizer), hidden_size=32, intermediate_size=48, num_hidden_layers=3,
+        vocab_size=len(tokenizer), hidden_size=hidden_size, intermediate_size=48, num_hidden_layers=3,
         num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=64,
     )  # fmt: skip
-    LlamaForCausalLM(config).save_pretrained(folder / "model")
-    tokenizer.save_pretrained(folder / "model")
+    LlamaForCausalLM(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+
+
+def write_tiny_model_and_corpus(folder: Path, tokenizer: PreTrainedTokenizerFast) -> None:
+    """A tiny random model, `folder/model`, and sixty short documents, `folder/corpus.jsonl`."""
+    write_tiny_model(folder / "model", tokenizer)
     with (folder / "corpus.jsonl").open("w") as file:
         for number in range(60):
             text = " ".join(SENTENCES[(number * 3 + i) % len(SENTENCES)] for i in range(number % 5 + 3))

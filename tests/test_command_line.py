@@ -14,8 +14,8 @@ from pathlib import Path
 
 import pytest
 from safetensors.torch import load_file, save_file
-from tests.conftest import write_tiny_model_and_corpus
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from tests.conftest import write_tiny_model, write_tiny_model_and_corpus
+from transformers import PreTrainedTokenizerFast
 
 ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "COLUMNS": "200"}
 
@@ -252,12 +252,7 @@ def test_nan_in_the_store_stops_training(store: Path, tmp_path: Path) -> None:
 def test_coder_of_another_model_or_width(
     place: Path, trained: Path, tmp_path: Path, byte_tokenizer: PreTrainedTokenizerFast
 ) -> None:
-    config = LlamaConfig(
-        vocab_size=len(byte_tokenizer), hidden_size=40, intermediate_size=48, num_hidden_layers=3,
-        num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=64,
-    )  # fmt: skip
-    LlamaForCausalLM(config).save_pretrained(tmp_path / "wide")
-    byte_tokenizer.save_pretrained(tmp_path / "wide")
+    write_tiny_model(tmp_path / "wide", byte_tokenizer, hidden_size=40)
     done = run(
         "eval",
         trained / "coder",
