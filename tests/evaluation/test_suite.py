@@ -99,6 +99,17 @@ def test_numbers_are_whole_in_eighty_characters(found: Evaluation) -> None:
     assert all(name in text for name in controls)
 
 
+def test_labels_have_room_beside_four_controls(found: Evaluation) -> None:
+    beside = {name: Estimate(0.512) for name in ("frozen_random", "dimension", "dense_probe", "shuffled_decoder")}
+    score = Score("f1", "F1 of the split latents", Estimate(0.812, (0.712, 0.912)), controls=beside)
+    console = Console(width=80, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
+    console.print(parts_tables([found.with_parts([Part("absorption", "Letters", "", (score,))])]))
+    text = console.export_text()
+    assert all(word in text for word in ["F1", "of", "the", "split", "latents"])
+    assert text.count("0.512") == 4
+    assert "0.712 – 0.912" in text
+
+
 def test_the_terminal_shows_the_same(found: Evaluation) -> None:
     console = Console(width=200, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
     console.print(parts_tables([found]))

@@ -93,9 +93,10 @@ def _part(evaluation: Evaluation, part: Part) -> Iterator[RenderableType]:
         return
     controls = list(dict.fromkeys(name for score in part.scores for name in score.controls))
     table = Table(box=None, padding=(0, 2, 0, 0))
-    # A long label is folded before a number is cut.
-    table.add_column("", overflow="fold")
-    for heading in ("coder", "95 %", *controls):
+    # A long label is folded before a number is cut; many controls have their names on two lines, to leave it room.
+    table.add_column("", overflow="fold", min_width=14)
+    headings = [name.replace("_", "_\n") for name in controls] if len(controls) > 2 else controls
+    for heading in ("coder", "95 %", *headings):
         table.add_column(heading, justify="right", no_wrap=True)
     group = ""
     for score in part.scores:
