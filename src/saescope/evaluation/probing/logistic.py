@@ -12,9 +12,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-import sklearn
 from jaxtyping import Bool, Float
-from sklearn.linear_model import LogisticRegression
 
 # Features up to which a Newton step, which solves a system of that size, is the faster way.
 _FEW = 64
@@ -30,6 +28,10 @@ def fit_logistic(
     """Weights and biases, one row for each C. Both labels must be there."""
     if x.shape[1] <= _FEW:
         return _newton(x, label, np.asarray(Cs, dtype=np.float64))
+    # Here, since it would make every measurement, probing or not, start more than half a second later.
+    import sklearn
+    from sklearn.linear_model import LogisticRegression
+
     weights, biases = [], []
     for C in Cs:
         regression = LogisticRegression(C=C, class_weight="balanced", max_iter=_MAX_ITERATIONS)

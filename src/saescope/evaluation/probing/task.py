@@ -8,7 +8,6 @@ from typing import Any, Literal
 
 import numpy as np
 from jaxtyping import Bool, Int
-from sklearn.model_selection import StratifiedGroupKFold
 
 Level = Literal["text", "token"]
 # One test fold of three; the same again inside the training part to choose the regularisation.
@@ -127,6 +126,9 @@ def _folds(
     label: Bool[np.ndarray, "n"], group: Int[np.ndarray, "n"], rng: np.random.Generator
 ) -> Int[np.ndarray, "n"] | None:
     """A fold for each example, by whole groups, with about the same labels in each; None where one would lack a label."""
+    # Here, since it would make every measurement, probing or not, start more than half a second later.
+    from sklearn.model_selection import StratifiedGroupKFold
+
     if len(np.unique(group)) < FOLDS:
         return None
     splitter = StratifiedGroupKFold(FOLDS, shuffle=True, random_state=int(rng.integers(2**31)))
