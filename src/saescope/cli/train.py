@@ -94,9 +94,10 @@ def train(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON for machines, without progress.")] = False,
 ) -> None:
     """Train sparse coders. Several (of --arch and --l0) share each batch."""
+    import saescope
     from saescope.activations import ModelStream, Store, StoreStream, parse_bytes
     from saescope.cli.progress import training_bar
-    from saescope.lm import LanguageModel, PointNames, common_layer, resolve_device
+    from saescope.lm import PointNames, common_layer, resolve_device
     from saescope.text import Corpus, SequenceOptions
     from saescope.training import resolve
     from saescope.training import train as run
@@ -111,7 +112,7 @@ def train(
     tokens = 1_000_000 if tokens is None else tokens
     room = None if memory is None else parse_bytes(memory)
     settings, options = pairs("--set", setting), pairs("--option", option)
-    opened = Store.open(store) if store is not None else LanguageModel.load(str(model), device=device)
+    opened = Store.open(store) if store is not None else saescope.LanguageModel.load(str(model), device=device)
     available = opened.point_names
     if points:
         available = PointNames(available.points(points), "--points")

@@ -8,16 +8,18 @@ of a feature, evenly spaced over the text; those that count occurrences from at 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from transformers import PreTrainedTokenizerBase
 
 from saescope.kernels.compiling import compiled
 from saescope.kernels.threads import in_ranges
 from saescope.text import TokenText
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 FORMS = ("silent", "position", "dense", "token", "phrase", "output-promoting", "context", "other")
 

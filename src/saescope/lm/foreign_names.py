@@ -1,8 +1,6 @@
-"""Hook points under the names other tools give them."""
+"""Hook points under the names other tools give them: asked for beside coders alone, so interp-engine is imported late."""
 
 from __future__ import annotations
-
-from interp_engine import UnmappedHook, point_to_tlens_hook, tlens_hook_to_point
 
 from saescope.lm.points import Point
 
@@ -13,6 +11,8 @@ _CONTRIBUTIONS = {"hook_mlp_out": "mlp_out_post", "hook_attn_out": "attn_out_pos
 
 def sae_lens_hook_name(point: str) -> str | None:
     """SAELens's (TransformerLens's) name for a hook point, e.g. `blocks.14.hook_resid_post`; None where it has none."""
+    from interp_engine import UnmappedHook, point_to_tlens_hook
+
     try:
         parsed = Point.parse(point)
         return str(point_to_tlens_hook(parsed.name, parsed.layer))
@@ -23,6 +23,8 @@ def sae_lens_hook_name(point: str) -> str | None:
 def point_of_hook_name(name: str) -> str | None:
     """The hook point that SAELens (TransformerLens) calls `name`, e.g. `resid_post.14`; None where there is none: before a
     norm's gain, among others."""
+    from interp_engine import UnmappedHook, tlens_hook_to_point
+
     block, _, hook = name.rpartition(".")
     layer = block.removeprefix("blocks.")
     if hook in _CONTRIBUTIONS and layer.isdecimal():

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -13,7 +13,9 @@ from torch import Tensor
 
 from saescope.errors import ModelError, UsageError
 from saescope.lm.edits import Positions
-from saescope.lm.hooks import RunHooks
+
+if TYPE_CHECKING:
+    from saescope.lm.hooks import RunHooks
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 from saescope.errors import EditNeverFired, ModelError, UsageError
 from saescope.lm.edits import Edit, Positions, apply_edit
-from saescope.lm.points import ATTENTION_MAPS, PointTable, Tap
+from saescope.lm.point_table import PointTable, Tap
+from saescope.lm.points import ATTENTION_MAPS
 
 
 class EverythingSeen(BaseException):

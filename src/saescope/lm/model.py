@@ -24,7 +24,8 @@ from saescope.lm.hooks import EverythingSeen, RunHooks, differentiable_from
 from saescope.lm.identity import tokenizer_fingerprint, weights_fingerprint
 from saescope.lm.output_lens import OutputLens, output_lens, refusal
 from saescope.lm.point_patterns import PointNames
-from saescope.lm.points import ATTENTION_MAPS, Point, PointTable
+from saescope.lm.point_table import PointTable
+from saescope.lm.points import ATTENTION_MAPS, Point
 from saescope.lm.resuming import check_reachable, skipping, tuple_length_of
 from saescope.lm.sources import load_engine, wrap
 from saescope.lm.streaming import stream_rows

@@ -15,13 +15,16 @@ from __future__ import annotations
 import copy
 import math
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
-from interp_engine import EagerModel
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from saescope.errors import ModelError
+
+if TYPE_CHECKING:
+    from interp_engine import EagerModel
 
 _RESIDUAL = ("resid_pre", "resid_mid", "resid_post")
 _ADDED = ("attn_out_post", "mlp_out_post")

@@ -20,7 +20,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,7 +30,10 @@ from saescope.errors import CoderError, UsageError
 from saescope.features.exports.selection import ExportedLabel, chosen_features, whole_folder
 from saescope.features.index import FeatureIndex, coder_fingerprint
 from saescope.features.weights import logit_histogram, why_no_lens
-from saescope.lm import LanguageModel, common_layer, sae_lens_hook_name
+from saescope.lm import common_layer, sae_lens_hook_name
+
+if TYPE_CHECKING:
+    from saescope.lm import LanguageModel
 
 BATCH = 256
 HISTOGRAM_BINS = 50

@@ -7,6 +7,7 @@ Only where the coder writes what is added to the residual stream; elsewhere a de
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -25,7 +26,10 @@ from saescope.features.weights.best import (
     ordered,
     rough_dtype,
 )
-from saescope.lm import LanguageModel, OutputLens
+from saescope.lm import OutputLens
+
+if TYPE_CHECKING:
+    from saescope.lm import LanguageModel
 
 N_TOKENS = 10
 
