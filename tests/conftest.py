@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import PreTrainedTokenizerFast
 
 # Without a GPU the Triton kernels run in Triton's interpreter, which must be asked for before Triton is first imported.
 if not torch.cuda.is_available():
@@ -73,6 +73,9 @@ def bos_tokenizer() -> PreTrainedTokenizerFast:
 
 def write_tiny_model(folder: Path, tokenizer: PreTrainedTokenizerFast, *, hidden_size: int = 32) -> None:
     """A random Llama of three layers, as a folder that holds a model."""
+    # Here, since a model's class imports Triton, which must not be before it is told to interpret (above).
+    from transformers import LlamaConfig, LlamaForCausalLM
+
     torch.manual_seed(0)
     config = LlamaConfig(
         vocab_size=len(tokenizer), hidden_size=hidden_size, intermediate_size=48, num_hidden_layers=3,
