@@ -6,10 +6,10 @@ PEER_PYTHON is the interpreter of an environment of its own: pip install torch==
 
 SynthSAEBench-16k's shape at a sixteenth (preset `small`): 1,024 features, 128 dimensions, Zipf rates, exclusive families,
 correlation; 256 latents, L0 8. Matryoshka and BatchTopK of either library, float32, the same rows in the same batches of
-1,024. `--beta1` is Adam's in both; .9 is the default of both. Each library's learning rate is the one of 1e-4, 3e-4, 1e-3
-with the best F1 + MCC at seed 0, and while the best stands at the upper end, about three times that is tried as well, up
-to 1e-2. L0 is settled on the same held-out rows for both and counted again on the rows that are measured. A cell is a
-folder; the same command goes on where it was stopped.
+1,024. `--beta1` is Adam's in both; .9 is SAELens's default, .7 saescope's. Each library's learning rate is the one of
+1e-4, 3e-4, 1e-3 with the best F1 + MCC at seed 0, and while the best stands at the upper end, about three times that is
+tried as well, up to 1e-2. L0 is settled on the same held-out rows for both and counted again on the rows that are measured.
+A cell is a folder; the same command goes on where it was stopped.
 """
 
 from __future__ import annotations

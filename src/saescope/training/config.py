@@ -73,7 +73,7 @@ class TrainConfig(BaseModel):
     seed: int = Field(default=0, ge=0, lt=2**32, description="order of the batches")
     warmup: float = Field(default=0.05, ge=0, le=1, description="linear rise of the learning rate")
     decay: float = Field(default=0.2, ge=0, le=1, description="linear fall to zero at the end")
-    betas: tuple[float, float] = (0.9, 0.999)
+    betas: tuple[float, float] = Field(default=(0.7, 0.999), description="Adam's, of gradients and of their squares")
     eps: float = Field(default=1e-8, gt=0)
     clip: float = Field(default=1.0, gt=0, description="largest gradient norm of a coder")
     tied: float = Field(
