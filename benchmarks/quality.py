@@ -24,6 +24,7 @@ import time
 from pathlib import Path
 
 PEERS = Path(__file__).parent / "peers"
+LIBRARIES = ("sparsify", "dictionary_learning", "sae_lens")
 # What reads the export and measures is shared with the peers' environment, where only that folder is on the path.
 sys.path.append(str(PEERS))
 
@@ -45,6 +46,10 @@ def main() -> None:
     peers.add_argument("data", type=Path)
     peers.add_argument("cells", type=Path)
     peers.add_argument("--python", type=Path, required=True)
+    peers.add_argument(
+        "--libraries", type=_words, default=list(LIBRARIES), help="only these: two commands run side by side"
+    )
+    peers.add_argument("--recorded", type=Path, help="a record: what it has is not run again")
     peers.add_argument("--until", help="HH:MM, local time: start no cell after it")
     peers.set_defaults(run=_peers)
 
@@ -89,12 +94,14 @@ def _export(given: argparse.Namespace) -> None:
 
 
 def _peers(given: argparse.Namespace) -> None:
+    from quality_cells import Finished
     from quality_queue import run
 
     until = None
     if given.until:
         until = time.mktime(time.strptime(f"{time.strftime('%Y-%m-%d')} {given.until}", "%Y-%m-%d %H:%M"))
-    run(given.cells, given.data, given.python, PEERS / "train_peer.py", until)
+    finished = Finished.of(given.cells, given.recorded)
+    run(finished, given.data, given.python, PEERS / "train_peer.py", given.libraries, until)
 
 
 def _ours(given: argparse.Namespace) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -66,11 +66,37 @@ class Result:
             return {name: found[name] for name in found.files}
 
 
-def result(cells: Path, cell: Cell) -> Result | None:
-    """None where the cell is not finished, or failed."""
-    folder = cells / cell.name
-    path = folder / "cell.json"
-    return Result(json.loads(path.read_text()), folder) if path.exists() else None
+@dataclass(frozen=True)
+class Finished:
+    """The cells of a folder, and of a record (`quality.py table --record`) those that were measured elsewhere before."""
+
+    folder: Path
+    recorded: dict[str, dict[str, Any]]
+
+    @classmethod
+    def of(cls, folder: Path, record: Path | None = None) -> Finished:
+        """FileNotFoundError where the record is not there."""
+        records = map(json.loads, record.read_text().splitlines() if record else [])
+        return cls(folder, {_name_of(one): one for one in records})
+
+    def result(self, cell: Cell) -> Result | None:
+        """None where the cell is not finished, or failed. One that is only recorded has no sums."""
+        folder = self.folder / cell.name
+        if (path := folder / "cell.json").exists():
+            return Result(json.loads(path.read_text()), folder)
+        found = self.recorded.get(cell.name)
+        return Result(found, folder) if found else None
+
+    def results(self) -> Iterator[Result]:
+        """Every one with a finite error; one that is in both comes from the folder."""
+        mine = {found.folder.name: found for found in results(self.folder)}
+        rest = (Result(found, self.folder / name) for name, found in self.recorded.items() if name not in mine)
+        yield from (*mine.values(), *rest)
+
+
+def _name_of(record: dict[str, Any]) -> str:
+    given = {field.name: record[field.name] for field in fields(Cell)}
+    return Cell(**given | {"l0": record["target_l0"]}).name
 
 
 def results(cells: Path) -> Iterator[Result]:

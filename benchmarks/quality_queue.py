@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
-from quality_cells import Cell, result
+from quality_cells import Cell, Finished
 
 RESID, MLP_IN, MLP_OUT = "resid_post.14", "mlp_in.14", "mlp_out.14"
 FIRST_LR = 1e-3
@@ -34,11 +34,19 @@ FIRST_COEFFICIENT = {
     ("dictionary_learning", "gated"): 0.1,
     ("dictionary_learning", "standard"): 0.03,
 }
-MOST_TRIES, NEAR_ENOUGH, LARGEST_STEP = 5, 0.05, math.log(4)
+MOST_TRIES, NEAR_ENOUGH, LARGEST_STEP = 3, 0.05, math.log(4)
 TIMEOUT = 3600
+# glibc hands every block of a batch's size back to the system and takes it anew, page by page: up to half of these libraries'
+# time on a CPU. It keeps them with this; the numbers are the same.
+KEEP_MEMORY = {
+    "MALLOC_MMAP_MAX_": "0",
+    "MALLOC_TRIM_THRESHOLD_": str(2**40),
+    "MALLOC_TOP_PAD_": str(2**28),
+    "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1",
+}
 
 
-def queue(cells: Path) -> Iterator[Cell]:
+def queue(cells: Finished) -> Iterator[Cell]:
     """All cells in order of usefulness. Finished ones come too; the runner skips them."""
     both = ("dictionary_learning", "sae_lens")
     topk = [Cell("sparsify", "topk", RESID, **ADAM), Cell("sparsify", "topk", RESID, **SIGNUM)]
@@ -74,14 +82,32 @@ def queue(cells: Path) -> Iterator[Cell]:
     for arch in ("batchtopk", "matryoshka"):
         yield from (replace(best[library], arch=arch, seed=seed) for seed in SEEDS for library in both)
     yield from (replace(sparsify, seed=seed, passes=3) for seed in SEEDS)
-    yield from (replace(best[library], arch="batchtopk", reads=MLP_OUT) for library in both)
+    # Every architecture at the other point, then seeds of all that is left. Where there is a penalty, at the coefficient
+    # whose L0 was nearest at the first point; saescope is measured at the L0 that comes of it.
+    penalised = [_nearest(cells, one) for library in both for one in _penalised(library)]
+    yield from (
+        replace(best[library], arch=arch, reads=MLP_OUT) for arch in ("batchtopk", "matryoshka") for library in both
+    )
+    yield from (replace(cell, reads=MLP_OUT) for cell in penalised)
+    for seed in SEEDS:
+        yield from (replace(cell, seed=seed) for cell in penalised)
+    for seed in SEEDS:
+        yield from (
+            replace(best[library], arch=arch, reads=MLP_OUT, seed=seed)
+            for arch in ("topk", "batchtopk", "matryoshka")
+            for library in both
+        )
+        yield from (replace(cell, reads=MLP_OUT, seed=seed) for cell in penalised)
+    for seed in SEEDS:
+        yield from (replace(best[library], seed=seed, passes=3) for library in both)
 
 
-def run(cells: Path, data: Path, python: Path, script: Path, until: float | None) -> None:
-    """Run what is not finished, one process at a time; no cell starts after `until` (seconds since the epoch)."""
+def run(cells: Finished, data: Path, python: Path, script: Path, libraries: list[str], until: float | None) -> None:
+    """Run what is not finished of these libraries, one process at a time; no cell starts after `until` (seconds since the
+    epoch)."""
     for cell in queue(cells):
-        folder = cells / cell.name
-        if (folder / "cell.json").exists() or (folder / "failed.json").exists():
+        folder = cells.folder / cell.name
+        if cell.library not in libraries or cells.result(cell) is not None or (folder / "failed.json").exists():
             continue
         if until is not None and time.time() > until:
             print("the time is over", flush=True)
@@ -93,7 +119,8 @@ def run(cells: Path, data: Path, python: Path, script: Path, until: float | None
 def _run_one(cell: Cell, folder: Path, command: list[str]) -> None:
     """One cell; the peer's output goes to the folder's log, a failure's reason to failed.json."""
     folder.mkdir(parents=True, exist_ok=True)
-    environment = os.environ | {"WANDB_MODE": "disabled", "HF_HUB_OFFLINE": "1", "SPARSIFY_DISABLE_TRITON": "1"}
+    offline = {"WANDB_MODE": "disabled", "HF_HUB_OFFLINE": "1", "SPARSIFY_DISABLE_TRITON": "1"}
+    environment = os.environ | KEEP_MEMORY | offline
     with (folder / "log.txt").open("w") as log:
         try:
             code = subprocess.run(
@@ -125,13 +152,13 @@ def _arguments(cell: Cell) -> list[str]:
     return [*options, "--skip"] if cell.skip else options
 
 
-def _best(cells: Path, candidates: list[Cell]) -> Cell:
+def _best(cells: Finished, candidates: list[Cell]) -> Cell:
     """The finished candidate with the lowest held-out error; the first while none is finished."""
-    found = {cell: done.fvu for cell in candidates if (done := result(cells, cell)) is not None}
+    found = {cell: done.fvu for cell in candidates if (done := cells.result(cell)) is not None}
     return min(found, key=lambda cell: found[cell]) if found else candidates[0]
 
 
-def _at_l0(cells: Path, cell: Cell) -> Iterator[Cell]:
+def _at_l0(cells: Finished, cell: Cell) -> Iterator[Cell]:
     """The cell at one coefficient after another, until one comes near the L0.
 
     Each is a whole run: under a penalty L0 still moves after a quarter of it, by a factor of a hundred in SAELens's.
@@ -144,11 +171,25 @@ def _at_l0(cells: Path, cell: Cell) -> Iterator[Cell]:
     while coefficient not in tried and len(tried) < MOST_TRIES:
         one = replace(cell, coefficient=coefficient)
         yield one
-        if (found := result(cells, one)) is None:
+        if (found := cells.result(one)) is None:
             return
         # How many times too large L0 is, as a logarithm; a run in which nothing fires is only known to be too sparse.
         tried[coefficient] = math.log(max(found.l0, 0.1) / cell.l0)
         coefficient = float(f"{next_coefficient(tried):.3g}")
+
+
+def _penalised(library: str) -> list[Cell]:
+    return [Cell(library, arch, RESID, FIRST_LR) for arch in ("jumprelu", "gated", "standard")]
+
+
+def _nearest(cells: Finished, cell: Cell) -> Cell:
+    """The cell at the coefficient, of all that were run, whose L0 was nearest to what is wanted; without one while none was."""
+    found = {
+        record["coefficient"]: abs(math.log(max(record["l0"], 0.1) / cell.l0))
+        for record in (done.record for done in cells.results())
+        if all(record[name] == getattr(cell, name) for name in ("library", "arch", "reads", "lr", "passes", "seed"))
+    }
+    return replace(cell, coefficient=min(found, key=lambda one: found[one])) if found else cell
 
 
 def next_coefficient(tried: dict[float, float]) -> float:
