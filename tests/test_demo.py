@@ -20,8 +20,8 @@ from saescope.errors import OccupiedError, UsageError
 from saescope.lm import LanguageModel
 
 ARGUMENTS = [
-    "--no-serve", "--tokens", "6000", "--d-sae", "512", "--l0", "16", "--passes", "1",
-    "--eval-tokens", "512", "--ce-tokens", "512",
+    "--no-serve", "--tokens", "4000", "--d-sae", "512", "--l0", "16", "--passes", "1",
+    "--eval-tokens", "256", "--ce-tokens", "256",
 ]  # fmt: skip
 
 

@@ -29,7 +29,7 @@ NOT_RUN = (
 # Pages whose reader has built an index before.
 WITH_INDEX = {"exports.md", "serve.md"}
 SMALLER = (
-    (r"--tokens \d{4,}", "--tokens 5000"),
+    (r"--tokens \d{4,}", "--tokens 2500"),
     (r"--tokens 0", "--tokens 256"),
     (r"--measure \d+", "--measure 4096"),
     (r"--text \d+", "--text 1024"),
@@ -42,7 +42,7 @@ SMALLER = (
     (r"--preset 16k", "--preset small"),
     (r"tokens=\d{6,}", "tokens=4096"),
     (r"--passes \d+", "--passes 1"),
-    (r"\b400_000\b", "5_000"),
+    (r"\b400_000\b", "2_500"),
     (r"\b65536\b", "256"),
     (r"d_sae=\d+", "d_sae=256"),
     (r"batch_size=4096", "batch_size=1024"),
@@ -71,7 +71,7 @@ def prepared(tmp_path_factory: pytest.TempPathFactory, app: typer.Typer) -> Path
     """What a reader of any page has made before: a store, a run, another run, some texts."""
     folder = tmp_path_factory.mktemp("docs")
     store, run = folder / "store", folder / "run"
-    command(app, f"saescope harvest --model smollm2 --corpus demo --points resid_post.14 --tokens 5000 --out {store}")
+    command(app, f"saescope harvest --model smollm2 --corpus demo --points resid_post.14 --tokens 2500 --out {store}")
     for out in (run, folder / "another"):
         command(
             app, f"saescope train {store} --arch batchtopk --d-sae 256 --l0 32 --passes 3 --batch-size 1024 --out {out}"
