@@ -82,22 +82,13 @@ def queue(cells: Finished) -> Iterator[Cell]:
     for arch in ("batchtopk", "matryoshka"):
         yield from (replace(best[library], arch=arch, seed=seed) for seed in SEEDS for library in both)
     yield from (replace(sparsify, seed=seed, passes=3) for seed in SEEDS)
-    # Every architecture at the other point, then seeds of all that is left. Where there is a penalty, at the coefficient
-    # whose L0 was nearest at the first point; saescope is measured at the L0 that comes of it.
+    # Every architecture at the other point, then seeds of all that is left, an architecture after the other. Where there is a
+    # penalty, at the coefficient whose L0 was nearest at the first point; saescope is measured at the L0 that comes of it.
     penalised = [_nearest(cells, one) for library in both for one in _penalised(library)]
-    yield from (
-        replace(best[library], arch=arch, reads=MLP_OUT) for arch in ("batchtopk", "matryoshka") for library in both
-    )
-    yield from (replace(cell, reads=MLP_OUT) for cell in penalised)
-    for seed in SEEDS:
-        yield from (replace(cell, seed=seed) for cell in penalised)
-    for seed in SEEDS:
-        yield from (
-            replace(best[library], arch=arch, reads=MLP_OUT, seed=seed)
-            for arch in ("topk", "batchtopk", "matryoshka")
-            for library in both
-        )
-        yield from (replace(cell, reads=MLP_OUT, seed=seed) for cell in penalised)
+    by_k = [replace(best[library], arch=arch) for arch in ("topk", "batchtopk", "matryoshka") for library in both]
+    there = [replace(cell, reads=MLP_OUT) for cell in (*by_k, *penalised)]
+    yield from there
+    yield from (replace(cell, seed=seed) for cell in (*penalised, *there) for seed in SEEDS)
     for seed in SEEDS:
         yield from (replace(best[library], seed=seed, passes=3) for library in both)
 
