@@ -14,7 +14,8 @@ import torch
 from safetensors.torch import load_file
 
 import saescope
-from quality_cells import OURS, Result, results
+from quality_cells import OURS, Result
+from quality_tables import groups
 from saescope.coders import make_architecture
 from saescope.evaluation import Subject
 
@@ -24,8 +25,8 @@ KEPT = ("ce_recovered_mean", "ce_recovered", "ce_increase", "kl", "fvu_centered"
 
 
 def run(cells: Path, tokens: int) -> str:
-    """Measure every cell of seed 0 that is not yet measured (writes its ce.json) and return a table of all."""
-    finished = [cell for cell in results(cells) if cell.record["passes"] >= 1 and cell.record["seed"] == 0]
+    """Measure the first seed that is there of every cell, if not yet measured (writes its ce.json); a table of all."""
+    finished = [group.cells[0] for group in groups(cells) if group.record["passes"] >= 1]
     wanted = [cell for cell in finished if not (cell.folder / "ce.json").exists()]
     ours = {_place(cell): cell for cell in finished if cell.record["library"] == OURS}
     subjects = [(cell, subject_of(cell, ours[_place(cell)])) for cell in wanted if _place(cell) in ours]
