@@ -36,7 +36,7 @@ FIRST_COEFFICIENT = {
 }
 MOST_TRIES, NEAR_ENOUGH, LARGEST_STEP = 3, 0.05, math.log(4)
 TIMEOUT = 3600
-# glibc hands every block of a batch's size back to the system and takes it anew, page by page: up to half of these libraries'
+# glibc hands every block of a batch's size back to the system and takes it anew, page by page: two fifths of these libraries'
 # time on a CPU. It keeps them with this; the numbers are the same.
 KEEP_MEMORY = {
     "MALLOC_MMAP_MAX_": "0",
