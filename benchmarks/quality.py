@@ -100,6 +100,10 @@ def _peers(given: argparse.Namespace) -> None:
     until = None
     if given.until:
         until = time.mktime(time.strptime(f"{time.strftime('%Y-%m-%d')} {given.until}", "%Y-%m-%d %H:%M"))
+    if unknown := set(given.libraries) - set(LIBRARIES):
+        raise SystemExit(f"no library called {', '.join(sorted(unknown))}; there are {', '.join(LIBRARIES)}")
+    if given.recorded and not given.recorded.is_file():
+        raise SystemExit(f"no record at {given.recorded}")
     finished = Finished.of(given.cells, given.recorded)
     run(finished, given.data, given.python, PEERS / "train_peer.py", given.libraries, until)
 
