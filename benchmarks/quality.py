@@ -4,8 +4,8 @@
     python benchmarks/quality.py peers DATA CELLS --python PEER_PYTHON [--until 14:30]
     python benchmarks/quality.py ours STORE DATA CELLS --arch topk,batchtopk --seeds 0,1,2 --passes 0.125,0.25,0.5,1
     python benchmarks/quality.py ce CELLS [--tokens 16384]
-    python benchmarks/quality.py table CELLS [--record benchmarks/results/quality.jsonl]
-    python benchmarks/quality.py seeds benchmarks/results/quality.jsonl
+    python benchmarks/quality.py record CELLS benchmarks/results/quality.jsonl
+    python benchmarks/quality.py table benchmarks/results/quality.jsonl
 
 PEER_PYTHON is the interpreter of an environment of its own, whose pins must not meet saescope's:
 
@@ -13,7 +13,7 @@ PEER_PYTHON is the interpreter of an environment of its own, whose pins must not
     pip install --no-deps dictionary-learning==0.1.0 eai-sparsify==1.3.3
 
 CELLS is a folder of results, a folder a cell; commands go on where they were stopped. See `quality_export`,
-`quality_queue`, `quality_ours`, `quality_ce`, `quality_tables`, `quality_seeds`, and `peers/` for how each library is driven.
+`quality_cells`, `quality_queue`, `quality_ours`, `quality_ce`, `quality_tables`, and `peers/` for how each library is driven.
 """
 
 from __future__ import annotations
@@ -73,14 +73,14 @@ def main() -> None:
     ce.add_argument("--tokens", type=int, default=16384)
     ce.set_defaults(run=_ce)
 
-    table = commands.add_parser("table", help="Markdown tables of what is finished")
-    table.add_argument("cells", type=Path)
-    table.add_argument("--record", type=Path, help="also write one JSON line a cell there")
-    table.set_defaults(run=_table)
+    record = commands.add_parser("record", help="write down what is finished, one JSON line a cell")
+    record.add_argument("cells", type=Path)
+    record.add_argument("record", type=Path, help="what it has of other cells stays")
+    record.set_defaults(run=_record)
 
-    seeds = commands.add_parser("seeds", help="Markdown table of what was recorded with two seeds or more")
-    seeds.add_argument("record", type=Path)
-    seeds.set_defaults(run=_seeds)
+    table = commands.add_parser("table", help="Markdown tables of a record")
+    table.add_argument("record", type=Path)
+    table.set_defaults(run=_table)
 
     given = parser.parse_args()
     given.run(given)
@@ -102,9 +102,7 @@ def _peers(given: argparse.Namespace) -> None:
         until = time.mktime(time.strptime(f"{time.strftime('%Y-%m-%d')} {given.until}", "%Y-%m-%d %H:%M"))
     if unknown := set(given.libraries) - set(LIBRARIES):
         raise SystemExit(f"no library called {', '.join(sorted(unknown))}; there are {', '.join(LIBRARIES)}")
-    if given.recorded and not given.recorded.is_file():
-        raise SystemExit(f"no record at {given.recorded}")
-    finished = Finished.of(given.cells, given.recorded)
+    finished = Finished.of(given.cells, _present(given.recorded) if given.recorded else None)
     run(finished, given.data, given.python, PEERS / "train_peer.py", given.libraries, until)
 
 
@@ -124,21 +122,28 @@ def _ours(given: argparse.Namespace) -> None:
 def _ce(given: argparse.Namespace) -> None:
     from quality_ce import run
 
-    print(run(given.cells, given.tokens))
+    run(given.cells, given.tokens)
+
+
+def _record(given: argparse.Namespace) -> None:
+    from quality_cells import failures, write_record
+
+    write_record(given.cells, given.record)
+    print(failures(given.cells))
 
 
 def _table(given: argparse.Namespace) -> None:
-    from quality_tables import table, write_record
+    from quality_tables import tables
 
-    print(table(given.cells))
-    if given.record:
-        write_record(given.cells, given.record)
+    for title, text in tables(_present(given.record)):
+        if text:
+            print(f"{title}\n\n{text}\n")
 
 
-def _seeds(given: argparse.Namespace) -> None:
-    from quality_seeds import table
-
-    print(table(given.record))
+def _present(record: Path) -> Path:
+    if not record.is_file():
+        raise SystemExit(f"no record at {record}")
+    return record
 
 
 def _words(text: str) -> list[str]:

@@ -14,8 +14,7 @@ import torch
 from safetensors.torch import load_file
 
 import saescope
-from quality_cells import OURS, Result
-from quality_tables import groups
+from quality_cells import OURS, Result, name_of, results
 from saescope.coders import make_architecture
 from saescope.evaluation import Subject
 
@@ -24,24 +23,27 @@ ARCHITECTURE = {"topk": "topk", "threshold": "jumprelu", "gated": "gated", "relu
 KEPT = ("ce_recovered_mean", "ce_recovered", "ce_increase", "kl", "fvu_centered", "l0")
 
 
-def run(cells: Path, tokens: int) -> str:
-    """Measure the first seed that is there of every cell, if not yet measured (writes its ce.json); a table of all."""
-    finished = [group.cells[0] for group in groups(cells) if group.record["passes"] >= 1]
+def run(cells: Path, tokens: int) -> None:
+    """Measure the first seed that is there of every cell that saw the whole text, if not yet measured; writes its ce.json.
+
+    Only where a cell of saescope's is at the same place: it says on which text, at which positions.
+    """
+    first: dict[str, Result] = {}
+    for cell in sorted(results(cells), key=lambda cell: cell.record["seed"]):
+        if cell.record["passes"] >= 1:
+            first.setdefault(name_of(cell.record | {"seed": 0}), cell)
+    finished = first.values()
     wanted = [cell for cell in finished if not (cell.folder / "ce.json").exists()]
     ours = {_place(cell): cell for cell in finished if cell.record["library"] == OURS}
     subjects = [(cell, subject_of(cell, ours[_place(cell)])) for cell in wanted if _place(cell) in ours]
-    if subjects:
-        lm = saescope.LanguageModel.load(subjects[0][1].model_spec())
-        corpus = saescope.Corpus.open("demo")
-        measured = saescope.evaluate(
-            [subject for _, subject in subjects], lm, corpus, max_tokens=tokens, ce_tokens=tokens
-        )
-        for (cell, _), found in zip(subjects, measured, strict=True):
-            record = {key: found.coder[key] for key in KEPT} | {
-                "interval": found.intervals["coder"]["ce_recovered_mean"]
-            }
-            (cell.folder / "ce.json").write_text(json.dumps(record | {"tokens": tokens}))
-    return table(finished)
+    if not subjects:
+        return
+    lm = saescope.LanguageModel.load(subjects[0][1].model_spec())
+    corpus = saescope.Corpus.open("demo")
+    measured = saescope.evaluate([subject for _, subject in subjects], lm, corpus, max_tokens=tokens, ce_tokens=tokens)
+    for (cell, _), found in zip(subjects, measured, strict=True):
+        record = {key: found.coder[key] for key in KEPT} | {"interval": found.intervals["coder"]["ce_recovered_mean"]}
+        (cell.folder / "ce.json").write_text(json.dumps(record | {"tokens": tokens}))
 
 
 def subject_of(cell: Result, like: Result) -> Subject:
@@ -73,20 +75,3 @@ def _coder_of(cell: Result, like: saescope.SparseCoder) -> saescope.SparseCoder:
 
 def _place(cell: Result) -> tuple[Any, ...]:
     return tuple(cell.record[name] for name in ("reads", "writes"))
-
-
-def table(cells: list[Result]) -> str:
-    lines = ["| point | architecture | library | seed | L0 | fvu_centered | CE recovered (mean ablation) | KL |"]
-    lines += ["|---|---|---|---|---|---|---|---|"]
-    for cell in sorted(cells, key=lambda cell: (*_place(cell), cell.record["arch"], cell.record["library"])):
-        if not (cell.folder / "ce.json").exists():
-            continue
-        found, record = json.loads((cell.folder / "ce.json").read_text()), cell.record
-        low, high = found["interval"]
-        library = record["library"] + (f" ({record['optimizer']})" if record.get("optimizer") else "")
-        place = record["reads"] if record["writes"] == record["reads"] else f"{record['reads']} to {record['writes']}"
-        lines.append(
-            f"| {place} | {record['arch']} | {library} | {record['seed']} | {found['l0']:.1f} | {found['fvu_centered']:.3f} "
-            f"| {found['ce_recovered_mean']:.3f} [{low:.3f}, {high:.3f}] | {found['kl']:.3f} |"
-        )
-    return "\n".join(lines)

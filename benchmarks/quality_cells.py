@@ -1,4 +1,7 @@
-"""A cell: one coder of one library, trained and measured. Finished when its cell.json exists, which is written last."""
+"""A cell: one coder of one library, trained and measured. Finished when its cell.json exists, which is written last.
+
+The record is a file of one JSON line a cell: numbers and settings without weights, small enough to be kept with the code.
+"""
 
 from __future__ import annotations
 
@@ -9,9 +12,11 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 OURS = "saescope"
+RECORDED = (
+    "library", "version", "arch", "reads", "writes", "skip", "passes", "tokens", "seed", "lr", "d_sae", "optimizer",
+    "coefficient", "target_l0", "l0", "fvu_centered", "dead", "seconds", "threads", "weights_error", "settings",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -47,7 +52,7 @@ class Cell:
 
 @dataclass(frozen=True)
 class Result:
-    """A finished cell: its record, and its sums by held-out document (`error`, `spread`, `active`, `tokens`)."""
+    """A finished cell."""
 
     record: dict[str, Any]
     folder: Path
@@ -60,15 +65,10 @@ class Result:
     def l0(self) -> float:
         return float(self.record["l0"])
 
-    @property
-    def sums(self) -> dict[str, np.ndarray]:
-        with np.load(self.folder / "documents.npz") as found:
-            return {name: found[name] for name in found.files}
-
 
 @dataclass(frozen=True)
 class Finished:
-    """The cells of a folder, and of a record (`quality.py table --record`) those that were measured elsewhere before."""
+    """The cells of a folder, and of a record those that were measured elsewhere before."""
 
     folder: Path
     recorded: dict[str, dict[str, Any]]
@@ -76,11 +76,10 @@ class Finished:
     @classmethod
     def of(cls, folder: Path, record: Path | None = None) -> Finished:
         """FileNotFoundError where the record is not there."""
-        records = map(json.loads, record.read_text().splitlines() if record else [])
-        return cls(folder, {_name_of(one): one for one in records})
+        return cls(folder, _recorded(record) if record else {})
 
     def result(self, cell: Cell) -> Result | None:
-        """None where the cell is not finished, or failed. One that is only recorded has no sums."""
+        """None where the cell is not finished, or failed."""
         folder = self.folder / cell.name
         if (path := folder / "cell.json").exists():
             return Result(json.loads(path.read_text()), folder)
@@ -94,14 +93,40 @@ class Finished:
         yield from (*mine.values(), *rest)
 
 
-def _name_of(record: dict[str, Any]) -> str:
-    given = {field.name: record[field.name] for field in fields(Cell)}
-    return Cell(**given | {"l0": record["target_l0"]}).name
-
-
 def results(cells: Path) -> Iterator[Result]:
     """Every finished cell with a finite error."""
     for path in sorted(cells.glob("*/cell.json")):
         found = Result(json.loads(path.read_text()), path.parent)
         if math.isfinite(found.fvu):
             yield found
+
+
+def write_record(cells: Path, path: Path) -> None:
+    """One line a cell, with its loss in the model where that was measured (`quality_ce`). What the file has of other cells
+    stays; a cell measured again is replaced."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    kept = _recorded(path) if path.exists() else {}
+    for cell in results(cells):
+        before = kept.get(name_of(cell.record), {}).get("ce")
+        measured = cell.folder / "ce.json"
+        ce = json.loads(measured.read_text()) if measured.exists() else before
+        record = {key: cell.record.get(key) for key in RECORDED}
+        kept[name_of(record)] = record | ({"ce": ce} if ce else {})
+    path.write_text("".join(json.dumps(record) + "\n" for record in kept.values()))
+
+
+def failures(cells: Path) -> str:
+    """Cells that could not be trained, and why: a list, empty where all went well."""
+    failed = [json.loads(path.read_text()) for path in sorted(cells.glob("*/failed.json"))]
+    return "\n".join(f"- {found['cell']} failed: {found['reason']}" for found in failed)
+
+
+def name_of(record: dict[str, Any]) -> str:
+    """The cell's name, by which the record knows it."""
+    given = {field.name: record[field.name] for field in fields(Cell)}
+    return Cell(**given | {"l0": record["target_l0"]}).name
+
+
+def _recorded(path: Path) -> dict[str, dict[str, Any]]:
+    records = [json.loads(line) for line in path.read_text().splitlines()]
+    return {name_of(record): record for record in records}

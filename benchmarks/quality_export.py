@@ -3,7 +3,6 @@
     DIR/export.json                what it is: points, widths, rows, batch size
     DIR/points/POINT/train.npy     uint16 [rows, width], the bits of bfloat16, in the store's order
     DIR/points/POINT/held_out.npy  the same for rows of held-out documents
-    DIR/held_out_document.npy      int32 [held-out rows], which document each is of
     DIR/order/seed-S.npy           int32 [steps, batch]: the training rows of every step, as `StoreStream` visits them
 
 saescope itself trains from the store, through `StoreStream`; the order is read off that stream and checked against it.
@@ -30,7 +29,6 @@ def export(store: Store, folder: Path, points: Sequence[str], seeds: Sequence[in
         target.mkdir(parents=True, exist_ok=True)
         for split in ("train", "held_out"):
             _write_rows(store, point, split, target / f"{split}.npy")
-    np.save(folder / "held_out_document.npy", _held_out_documents(store))
     for seed in seeds:
         order = _order(store, points[0], seed, passes, batch)
         _check_order(store, folder, points[0], order, seed, passes)
@@ -55,10 +53,6 @@ def _write_rows(store: Store, point: str, split: str, path: Path) -> None:
         rows[start : start + len(kept)] = kept.to(torch.bfloat16).view(torch.uint16).numpy()
         start += len(kept)
     rows.flush()
-
-
-def _held_out_documents(store: Store) -> np.ndarray:
-    return np.concatenate([shard.document[shard.in_split("held_out")].numpy() for shard in store.shards()])
 
 
 def _order(store: Store, point: str, seed: int, passes: int, batch: int) -> np.ndarray:

@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 
-import numpy as np
 import torch
 from exported import Exported
 from measure import measure
@@ -38,7 +37,6 @@ def run(cell: Cell, store: Store, data: Exported, cells: Path, d_sae: int) -> No
         return codes.dense(), coder.decode(codes, x)
 
     measured = measure(data, cell.reads, cell.target, reconstruct)
-    np.savez(folder / "documents.npz", **{name: value.numpy() for name, value in measured.sums.items()})
     record = {
         **asdict(cell),
         "writes": cell.target,

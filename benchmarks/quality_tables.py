@@ -1,12 +1,11 @@
-"""Tables of finished cells, in Markdown.
+"""The record of the comparison as Markdown: the tables of docs/results.md, which a test holds to it.
 
-The first sets every library's cell beside saescope's of the same architecture, point, tokens and L0. The second says how
-many tokens saescope needs for the error at which the other library ended. Where saescope has no cell within 1 % of the other
-library's L0, its nearest one stands there; the L0 columns show it.
+Cells that differ in their seed only are one group. Of each library that has an architecture one group stands in the main
+table: the one with most seeds, then the one nearest to the L0 that was asked for, then the one with the lowest error; the
+rest stand in a table of what else was tried. Beside each stands saescope's group of the same tokens whose L0 is nearest of
+those with as many seeds and with at most the same L0 (2 % more is the same).
 
-Intervals are 95 %: Student's t over seeds where there are at least three, else a bootstrap over held-out documents (marked
-"doc"). The difference is always a bootstrap over documents, paired: both errors come from the same resampled documents,
-each averaged over its library's seeds.
+Intervals are 95 %: Student's t over seeds; for a difference Welch's, which lets the two spreads differ.
 """
 
 from __future__ import annotations
@@ -14,190 +13,96 @@ from __future__ import annotations
 import json
 import math
 from collections import defaultdict
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
-from statistics import fmean, stdev
+from statistics import fmean
+from typing import Any
 
 import numpy as np
+from scipy.stats import t as student
+from scipy.stats import ttest_ind
 
-from quality_cells import OURS, Result, results
+from quality_cells import OURS
 
-T_975 = {3: 4.303, 4: 3.182, 5: 2.776, 6: 2.571, 7: 2.447, 8: 2.365, 9: 2.306, 10: 2.262}
-RESAMPLES = 2000
-L0_TOLERANCE = 0.01
-RECORDED = (
-    "library", "version", "arch", "reads", "writes", "skip", "passes", "tokens", "seed", "lr", "d_sae", "optimizer",
-    "coefficient", "target_l0", "l0", "fvu_centered", "dead", "seconds", "threads", "weights_error", "settings",
-)  # fmt: skip
+NAMES = {"sae_lens": "SAELens", "dictionary_learning": "dictionary_learning", "sparsify": "sparsify", OURS: OURS}
+# In the order in which a reader meets them.
+ARCHITECTURES = ("topk", "batchtopk", "matryoshka", "jumprelu", "gated", "standard")
+PASSES = {1.0: "one pass", 3.0: "three passes"}
+SETTING = ("library", "arch", "reads", "writes", "skip", "passes", "lr", "optimizer", "coefficient", "target_l0")
+L0_TOLERANCE = 0.02
+
+Place = tuple[bool, str, str]
 
 
 @dataclass(frozen=True)
 class Group:
-    """Cells that differ in their seed only."""
+    """Records that differ in their seed only."""
 
-    cells: tuple[Result, ...]
+    records: tuple[dict[str, Any], ...]
+
+    def __getitem__(self, name: str) -> Any:
+        return self.records[0][name]
 
     @property
-    def record(self) -> dict:
-        return self.cells[0].record
+    def ours(self) -> bool:
+        return bool(self["library"] == OURS)
+
+    @property
+    def place(self) -> Place:
+        return self["skip"], self["reads"], self["writes"]
+
+    @cached_property
+    def errors(self) -> np.ndarray:
+        return np.array([record["fvu_centered"] for record in self.records])
 
     @property
     def fvu(self) -> float:
-        return fmean(cell.fvu for cell in self.cells)
+        return float(self.errors.mean())
 
     @property
     def l0(self) -> float:
-        return fmean(cell.l0 for cell in self.cells)
+        return fmean(record["l0"] for record in self.records)
 
     @property
-    def tokens(self) -> int:
-        return int(self.record["tokens"])
-
-    def by_document(self, name: str) -> np.ndarray:
-        return np.mean([cell.sums[name] for cell in self.cells], axis=0)
+    def dead(self) -> float:
+        return fmean(record["dead"] for record in self.records)
 
 
-def shape(record: dict) -> tuple:
-    """What two libraries' cells must share to be compared, besides L0 and tokens."""
-    return tuple(record[name] for name in ("arch", "reads", "writes", "skip", "d_sae"))
+def tables(record: Path) -> Iterator[tuple[str, str]]:
+    """Title and Markdown of every table."""
+    records = [json.loads(line) for line in record.read_text().splitlines()]
+    every = groups(records)
+    ours = [group for group in every if group.ours]
+    theirs = [group for group in every if not group.ours]
+    # Shorter runs are for the tokens column only.
+    for place in sorted({group.place for group in every}):
+        for passes, name in PASSES.items():
+            where = f"{point(place)}, {name}"
+            mine, others = (
+                [one for one in of if one.place == place and one["passes"] == passes] for of in (ours, theirs)
+            )
+            yield f"saescope at {where}", _own(mine)
+            kept = [_chosen(same) for same in _together(others)]
+            yield f"other libraries at {where}", _beside(kept, ours)
+            yield f"what else was tried of them at {where}", _rest([one for one in others if one not in kept], ours)
+        yield f"saescope by length, {point(place)}", _lengths([one for one in ours if one.place == place])
+    yield "with the coder in the model", _in_the_model(records)
 
 
-def groups(cells: Path) -> list[Group]:
-    found: dict[tuple, list[Result]] = defaultdict(list)
-    for cell in results(cells):
-        setting = tuple(
-            cell.record[name] for name in ("library", "tokens", "lr", "optimizer", "coefficient", "target_l0")
-        )
-        found[(*shape(cell.record), *setting)].append(cell)
-    return [Group(tuple(sorted(cells, key=lambda cell: cell.record["seed"]))) for cells in found.values()]
+def groups(records: Iterable[dict[str, Any]]) -> list[Group]:
+    found: dict[tuple[Any, ...], list[dict[str, Any]]] = defaultdict(list)
+    for record in records:
+        found[tuple(record[name] for name in SETTING)].append(record)
+    made = [Group(tuple(sorted(same, key=lambda record: record["seed"]))) for same in found.values()]
+    return sorted(made, key=lambda group: (ARCHITECTURES.index(group["arch"]), group.fvu))
 
 
-def table(cells: Path) -> str:
-    every = groups(cells)
-    ours = [group for group in every if group.record["library"] == OURS]
-    whole = [group for group in every if group.record["library"] != OURS and group.record["passes"] >= 0.25]
-    peers = [_chosen(same) for same in _together(whole)]
-    peers.sort(key=lambda peer: (peer.record["skip"], peer.record["reads"], peer.tokens, peer.record["arch"]))
-    return "\n\n".join(part for part in (_errors(peers, ours), _tokens(peers, ours), _failures(cells)) if part)
-
-
-def write_record(cells: Path, path: Path) -> None:
-    """One line a cell, numbers and settings only. What the file has of other cells stays; a cell measured again is replaced."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    kept = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
-    by_setting = {_setting(record): record for record in kept}
-    for cell in results(cells):
-        by_setting[_setting(cell.record)] = {key: cell.record.get(key) for key in RECORDED}
-    path.write_text("".join(json.dumps(record) + "\n" for record in by_setting.values()))
-
-
-def _setting(record: dict) -> tuple:
-    """What a cell is, without what came out of it."""
-    names = ("library", "tokens", "seed", "lr", "optimizer", "coefficient", "target_l0")
-    return (*shape(record), *(record[name] for name in names))
-
-
-def _together(peers: list[Group]) -> list[list[Group]]:
-    """Groups of one library that differ in learning rate, optimiser or coefficient."""
-    found: dict[tuple, list[Group]] = defaultdict(list)
-    for group in peers:
-        found[(*shape(group.record), group.record["library"], group.tokens)].append(group)
-    return list(found.values())
-
-
-def _chosen(same: list[Group]) -> Group:
-    """The library's best: lowest error on its first seed, among those nearest to the L0 that was asked for."""
-
-    def distance(group: Group) -> float:
-        off = abs(math.log(max(group.l0, 1e-9) / group.record["target_l0"]))
-        return 0.0 if off < L0_TOLERANCE else off
-
-    nearest = min(distance(group) for group in same)
-    return min((group for group in same if distance(group) == nearest), key=lambda group: group.cells[0].fvu)
-
-
-def _equal(peer: Group, ours: list[Group], tokens: int | None) -> Group | None:
-    """saescope's best cell at the peer's L0, of so many tokens; the nearest L0 where none is within the tolerance."""
-    same = [group for group in ours if shape(group.record) == shape(peer.record)]
-    same = [group for group in same if tokens is None or group.tokens == tokens]
-    if not same:
-        return None
-    near = [group for group in same if abs(group.l0 / peer.l0 - 1) <= L0_TOLERANCE]
-    if near:
-        return min(near, key=lambda group: group.cells[0].fvu)
-    return min(same, key=lambda group: abs(math.log(group.l0 / peer.l0)))
-
-
-def _errors(peers: list[Group], ours: list[Group]) -> str:
-    head = ["architecture", "point", "tokens", "library", "FVU", "L0", "lr", "dead", "seeds"]
-    head += ["saescope FVU", "L0", "lr", "dead", "seeds", "difference"]
-    rows = []
-    for peer in peers:
-        mine = _equal(peer, ours, peer.tokens)
-        record = peer.record
-        point = record["reads"] if record["reads"] == record["writes"] else f"{record['reads']} → {record['writes']}"
-        rows.append([
-            record["arch"] + (", skip transcoder" if record["skip"] else ""), point, f"{peer.tokens:,}", _library(record),
-            *_columns(peer), *(_columns(mine) if mine else [""] * 5), _difference(mine, peer) if mine else "",
-        ])  # fmt: skip
-    return _markdown(head, rows)
-
-
-def _library(record: dict) -> str:
-    extra = f" ({record['optimizer']})" if record["optimizer"] else ""
-    return f"{record['library']} {record['version']}{extra}"
-
-
-def _columns(group: Group) -> list[str]:
-    dead = fmean(cell.record["dead"] for cell in group.cells)
-    return [_with_interval(group), f"{group.l0:.2f}", f"{group.record['lr']:.3g}", f"{dead:.3f}", str(len(group.cells))]
-
-
-def _with_interval(group: Group) -> str:
-    values = [cell.fvu for cell in group.cells]
-    if len(values) in T_975:
-        half = T_975[len(values)] * stdev(values) / math.sqrt(len(values))
-        return f"{group.fvu:.4f} [{group.fvu - half:.4f}, {group.fvu + half:.4f}]"
-    low, high = _bootstrap(group.by_document("error"), group.by_document("spread"))
-    return f"{group.fvu:.4f} [{low:.4f}, {high:.4f}] doc"
-
-
-def _difference(mine: Group, peer: Group) -> str:
-    spread = peer.by_document("spread")
-    error = mine.by_document("error") - peer.by_document("error")
-    low, high = _bootstrap(error, spread)
-    return f"{error.sum() / spread.sum():+.4f} [{low:+.4f}, {high:+.4f}]"
-
-
-def _bootstrap(numerator: np.ndarray, denominator: np.ndarray) -> tuple[float, float]:
-    """Percentile interval of a ratio of sums over resampled documents."""
-    drawn = np.random.default_rng(0).integers(len(numerator), size=(RESAMPLES, len(numerator)))
-    low, high = np.quantile(numerator[drawn].sum(1) / denominator[drawn].sum(1), (0.025, 0.975))
-    return float(low), float(high)
-
-
-def _tokens(peers: list[Group], ours: list[Group]) -> str:
-    head = ["architecture", "point", "library", "its FVU", "its tokens", "saescope's tokens to that FVU", "share"]
-    rows = []
-    for peer in peers:
-        budgets = sorted({group.tokens for group in ours if shape(group.record) == shape(peer.record)})
-        curve = {tokens: group.fvu for tokens in budgets if (group := _equal(peer, ours, tokens))}
-        if len(curve) < 2:
-            continue
-        sign, needed = tokens_to_reach(curve, peer.fvu)
-        record = peer.record
-        rows.append([
-            record["arch"], record["writes"], _library(record), f"{peer.fvu:.4f}", f"{peer.tokens:,}",
-            f"{sign}{needed:,.0f}", f"{sign}{needed / peer.tokens:.2f}",
-        ])  # fmt: skip
-    return _markdown(head, rows)
-
-
-def _failures(cells: Path) -> str:
-    """Cells that could not be trained, and why: a list, empty where all went well."""
-    failed = [json.loads(path.read_text()) for path in sorted(cells.glob("*/failed.json"))]
-    return "\n".join(f"- {found['cell']} failed: {found['reason']}" for found in failed)
+def point(place: Place) -> str:
+    skip, reads, writes = place
+    return (reads if reads == writes else f"{reads} to {writes}") + (", skip" if skip else "")
 
 
 def tokens_to_reach(curve: dict[int, float], wanted: float) -> tuple[str, float]:
@@ -215,5 +120,132 @@ def tokens_to_reach(curve: dict[int, float], wanted: float) -> tuple[str, float]
     return "> ", budgets[-1]
 
 
+def _together(theirs: list[Group]) -> list[list[Group]]:
+    """Groups of one library and architecture, which differ in learning rate, optimiser or coefficient."""
+    found: dict[tuple[str, str], list[Group]] = defaultdict(list)
+    for group in theirs:
+        found[group["arch"], group["library"]].append(group)
+    return list(found.values())
+
+
+def _chosen(same: list[Group]) -> Group:
+    def rank(group: Group) -> tuple[float, float, float]:
+        off = abs(math.log(max(group.l0, 1e-9) / group["target_l0"]))
+        return -len(group.records), off if off > L0_TOLERANCE else 0.0, group.fvu
+
+    return min(same, key=rank)
+
+
+def _equal(theirs: Group, ours: list[Group]) -> Group | None:
+    """saescope's group to be set beside theirs; None without one whose L0 is at most theirs."""
+    same = [
+        one for one in ours if all(one[name] == theirs[name] for name in ("arch", "reads", "writes", "skip", "passes"))
+    ]
+    fair = [one for one in same if one.l0 <= theirs.l0 * (1 + L0_TOLERANCE)]
+
+    def rank(one: Group) -> tuple[float, float, float]:
+        return min(len(one.records), len(theirs.records)), one.l0, -one.fvu
+
+    return max(fair, key=rank, default=None)
+
+
+def _own(ours: list[Group]) -> str:
+    asked = [one for one in ours if one["target_l0"] == 32]
+    rows = [[one["arch"], str(len(one.records)), _interval(one), f"{one.l0:.2f}", _percent(one.dead)] for one in asked]
+    return _markdown(["architecture", "seeds", "held-out fvu_centered", "held-out L0", "never fire there"], rows)
+
+
+def _beside(theirs: list[Group], ours: list[Group]) -> str:
+    head = ["architecture", "library", "seeds", "its FVU", "its L0", "never fire", "saescope's FVU", "its L0", "seeds"]
+    rows = []
+    for one in theirs:
+        mine = _equal(one, ours)
+        beside = (
+            [_interval(mine), f"{mine.l0:.1f}", str(len(mine.records)), _difference(mine, one)] if mine else [""] * 4
+        )
+        rows.append([
+            one["arch"], _library(one), str(len(one.records)), _interval(one), f"{one.l0:.1f}", _percent(one.dead),
+            *beside, _tokens(one, mine, ours) if mine else "",
+        ])  # fmt: skip
+    return _markdown([*head, "difference", "saescope's tokens for its FVU"], rows)
+
+
+def _rest(theirs: list[Group], ours: list[Group]) -> str:
+    head = ["architecture", "library", "rate", "its FVU", "its L0", "never fire", "saescope's FVU", "its L0"]
+    rows = []
+    for one in sorted(theirs, key=lambda one: (ARCHITECTURES.index(one["arch"]), one["library"], -one.l0)):
+        mine = _equal(one, ours)
+        beside = [_short(mine.fvu), f"{mine.l0:.1f}"] if mine else ["", ""]
+        start = [one["arch"], _library(one), f"{one['lr']:.3g}", _short(one.fvu)]
+        rows.append([*start, f"{one.l0:.1f}", _percent(one.dead), *beside])
+    return _markdown(head, rows)
+
+
+def _lengths(ours: list[Group]) -> str:
+    asked = [one for one in ours if one["target_l0"] == 32]
+    lengths = sorted({(one["passes"], one["tokens"]) for one in asked})
+    rows = []
+    for arch in ARCHITECTURES:
+        found = {one["passes"]: _short(one.fvu) for one in asked if one["arch"] == arch}
+        if len(found) > 1:
+            rows.append([arch, *(found.get(passes, "") for passes, _ in lengths)])
+    return _markdown(["architecture", *(f"{tokens:,}" for _, tokens in lengths)], rows)
+
+
+def _in_the_model(records: list[dict[str, Any]]) -> str:
+    head = ["point", "architecture", "library", "seed", "L0", "fvu_centered", "CE recovered (mean ablation)", "KL"]
+    measured = [Group((record,)) for record in records if record.get("ce")]
+    rows = []
+    for one in sorted(measured, key=lambda one: (one.place, ARCHITECTURES.index(one["arch"]), one["library"], one.l0)):
+        ce = one["ce"]
+        low, high = ce["interval"]
+        recovered = f"{_short(ce['ce_recovered_mean'])} [{_short(low)}, {_short(high)}]"
+        name = NAMES[one["library"]] + (f" ({one['optimizer']})" if one["optimizer"] else "")
+        start = [point(one.place), one["arch"], name, str(one["seed"]), f"{ce['l0']:.1f}"]
+        rows.append([*start, _short(ce["fvu_centered"]), recovered, _short(ce["kl"])])
+    return _markdown(head, rows)
+
+
+def _tokens(theirs: Group, mine: Group, ours: list[Group]) -> str:
+    """saescope's tokens for their error, as a share of theirs, by its runs of all lengths at that L0."""
+    same = ("arch", "reads", "writes", "skip", "target_l0")
+    curve = {one["tokens"]: one.fvu for one in ours if all(one[name] == mine[name] for name in same)}
+    if len(curve) < 2:
+        return ""
+    sign, needed = tokens_to_reach(curve, theirs.fvu)
+    return sign + _short(needed / theirs["tokens"], 2)
+
+
+def _library(group: Group) -> str:
+    of = [group["optimizer"]] if group["optimizer"] else []
+    of += [f"coefficient {group['coefficient']:g}"] if group["coefficient"] is not None else []
+    return f"{NAMES[group['library']]} {group['version']}" + (f" ({', '.join(of)})" if of else "")
+
+
+def _interval(group: Group) -> str:
+    errors, n = group.errors, len(group.records)
+    if n < 2:
+        return _short(group.fvu)
+    half = student.ppf(0.975, n - 1) * errors.std(ddof=1) / math.sqrt(n)
+    return f"{_short(group.fvu)} [{_short(group.fvu - half)}, {_short(group.fvu + half)}]"
+
+
+def _difference(mine: Group, theirs: Group) -> str:
+    difference = _short(mine.fvu - theirs.fvu)
+    if min(len(mine.records), len(theirs.records)) < 2:
+        return difference
+    low, high = ttest_ind(mine.errors, theirs.errors, equal_var=False).confidence_interval(0.95)
+    return f"{difference} [{_short(low)}, {_short(high)}]"
+
+
+def _short(value: float, digits: int = 3) -> str:
+    return f"{value:.{digits}f}".replace("0.", ".", 1) if abs(value) < 1 else f"{value:.{digits - 1}f}"
+
+
+def _percent(share: float) -> str:
+    return f"{share:.0%}".replace("%", " %") if share >= 0.1 else f"{100 * share:.1f} %"
+
+
 def _markdown(head: list[str], rows: list[list[str]]) -> str:
-    return "\n".join("| " + " | ".join(row) + " |" for row in [head, ["---"] * len(head), *rows])
+    """Empty without rows."""
+    return "\n".join("| " + " | ".join(row) + " |" for row in [head, ["---"] * len(head), *rows]) if rows else ""

@@ -56,7 +56,6 @@ def _write_rows(truth: GroundTruth, folder: Path, tokens: int) -> None:
     rows.flush()
     stream = SyntheticStream(truth, tokens=tokens, batch_size=1)
     np.save(target / "held_out.npy", _bits(stream.held_out_rows(HELD_OUT_ROWS)))
-    np.save(folder / "held_out_document.npy", np.arange(HELD_OUT_ROWS, dtype=np.int32) % 256)
 
 
 def _bits(rows: Tensor) -> np.ndarray:

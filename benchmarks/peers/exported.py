@@ -40,9 +40,6 @@ class Exported:
     def held_out(self, point: str) -> Rows:
         return Rows(self.folder / "points" / point / "held_out.npy")
 
-    def held_out_document(self) -> Tensor:
-        return torch.from_numpy(np.load(self.folder / "held_out_document.npy").astype(np.int64))
-
 
 class Rows:
     """bfloat16 rows on disk, as float32 on demand."""

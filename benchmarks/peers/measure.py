@@ -1,7 +1,7 @@
 """Held-out error of a coder, measured the same way for every library, saescope included.
 
 fvu_centered = Σ‖y - ŷ‖² / Σ‖y - ȳ‖², ȳ the mean of the held-out rows, sums over all held-out rows and dimensions, in raw
-activation space. Sums are kept per document as well, for a bootstrap over documents.
+activation space.
 """
 
 from __future__ import annotations
@@ -18,40 +18,29 @@ Reconstruct = Callable[[Tensor], tuple[Tensor, Tensor]]
 
 @dataclass(frozen=True)
 class Measured:
-    """Totals, and float64 sums by document [documents]."""
+    """dead: the share of latents that fire in no row."""
 
     fvu_centered: float
     l0: float
     dead: float
-    sums: dict[str, Tensor]
 
 
 @torch.no_grad()
 def measure(data: Exported, reads: str, writes: str, reconstruct: Reconstruct) -> Measured:
     """`reconstruct` maps raw rows [n, d] to (latents [n, F], reconstruction [n, d])."""
-    documents, document = data.held_out_document().unique(return_inverse=True)
     target = data.held_out(writes)
     mean = torch.stack([rows.double().sum(0) for rows in target.chunks()]).sum(0) / len(target)
-    sums = {name: torch.zeros(len(documents), dtype=torch.float64) for name in ("error", "spread", "active", "tokens")}
+    error = spread = active = 0.0
     fired: Tensor | None = None
-    start = 0
     for x, y in zip(data.held_out(reads).chunks(), target.chunks(), strict=True):
         latents, y_hat = reconstruct(x)
-        active = latents != 0
-        of = document[start : start + len(x)]
-        start += len(x)
-        sums["error"].index_add_(0, of, (y.double() - y_hat.double()).square().sum(1))
-        sums["spread"].index_add_(0, of, (y.double() - mean).square().sum(1))
-        sums["active"].index_add_(0, of, active.sum(1).double())
-        sums["tokens"].index_add_(0, of, torch.ones(len(x), dtype=torch.float64))
-        fired = active.any(0) if fired is None else fired | active.any(0)
+        on = latents != 0
+        error += float((y.double() - y_hat.double()).square().sum())
+        spread += float((y.double() - mean).square().sum())
+        active += int(on.sum())
+        fired = on.any(0) if fired is None else fired | on.any(0)
     assert fired is not None
-    return Measured(
-        fvu_centered=float(sums["error"].sum() / sums["spread"].sum()),
-        l0=float(sums["active"].sum() / sums["tokens"].sum()),
-        dead=float((~fired).double().mean()),
-        sums=sums | {"document": documents},
-    )
+    return Measured(error / spread, active / len(target), float((~fired).double().mean()))
 
 
 @torch.no_grad()

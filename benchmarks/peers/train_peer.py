@@ -2,8 +2,8 @@
 
     PEER_PYTHON train_peer.py --library sparsify --arch topk --data DIR --reads POINT --seed 0 --lr 1e-3 --out CELL
 
-Runs in the peer's own environment: besides that library it needs torch, numpy and safetensors. Writes CELL/cell.json (last),
-CELL/weights.safetensors and CELL/documents.npz. `of_*.py` say how each library is driven and with which settings.
+Runs in the peer's own environment: besides that library it needs torch, numpy and safetensors. Writes CELL/weights.safetensors,
+then CELL/cell.json. `of_*.py` say how each library is driven and with which settings.
 """
 
 from __future__ import annotations
@@ -16,7 +16,6 @@ from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
 
-import numpy as np
 import torch
 from exported import Exported
 from measure import measure, threshold_for
@@ -68,7 +67,6 @@ def run(task: Task, data: Exported, out: Path) -> None:
         {name: value.detach().float().contiguous() for name, value in trained.weights.items()},
         out / "weights.safetensors",
     )
-    np.savez(out / "documents.npz", **{name: value.numpy() for name, value in measured.sums.items()})
     cell = {
         **asdict(task),
         "version": version(PACKAGES[task.library]),
