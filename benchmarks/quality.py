@@ -5,7 +5,7 @@
     python benchmarks/quality.py ours STORE DATA CELLS --arch topk,batchtopk --seeds 0,1,2 --passes 0.125,0.25,0.5,1
     python benchmarks/quality.py ce CELLS [--tokens 16384]
     python benchmarks/quality.py record CELLS benchmarks/results/quality.jsonl
-    python benchmarks/quality.py table benchmarks/results/quality.jsonl
+    python benchmarks/quality.py table benchmarks/results/quality.jsonl [--page docs/comparison.md]
 
 PEER_PYTHON is the interpreter of an environment of its own, whose pins must not meet saescope's:
 
@@ -80,6 +80,7 @@ def main() -> None:
 
     table = commands.add_parser("table", help="Markdown tables of a record")
     table.add_argument("record", type=Path)
+    table.add_argument("--page", type=Path, help="put them into this page, each after a comment of its title")
     table.set_defaults(run=_table)
 
     given = parser.parse_args()
@@ -133,9 +134,16 @@ def _record(given: argparse.Namespace) -> None:
 
 
 def _table(given: argparse.Namespace) -> None:
-    from quality_tables import tables
+    from quality_tables import put_into, tables
 
-    for title, text in tables(_present(given.record)):
+    made = list(tables(_present(given.record)))
+    if given.page:
+        try:
+            given.page.write_text(put_into(given.page.read_text(), made))
+        except ValueError as error:
+            raise SystemExit(f"{given.page}: {error}") from None
+        return
+    for title, text in made:
         if text:
             print(f"{title}\n\n{text}\n")
 

@@ -1,4 +1,4 @@
-"""The record of the comparison as Markdown: the tables of docs/results.md, which a test holds to it.
+"""The record of the comparison as Markdown: the tables of docs/comparison.md, which a test holds to it.
 
 Cells that differ in their seed only are one group. Of each library that has an architecture one group stands in the main
 table: the one with most seeds, then the one nearest to the L0 that was asked for, then the one with the lowest error; the
@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -249,3 +250,16 @@ def _percent(share: float) -> str:
 def _markdown(head: list[str], rows: list[list[str]]) -> str:
     """Empty without rows."""
     return "\n".join("| " + " | ".join(row) + " |" for row in [head, ["---"] * len(head), *rows]) if rows else ""
+
+
+def put_into(page: str, made: Iterable[tuple[str, str]]) -> str:
+    """The page with every table that follows a comment of its title, `<!-- TITLE -->`, as it is now. ValueError where a table
+    that has rows has no place there."""
+    for title, text in made:
+        if not text:
+            continue
+        place = re.compile(rf"(<!-- {re.escape(title)} -->\n)(?:\n(?:\|.*\n)+)?")
+        page, found = place.subn(lambda match, text=text: f"{match[1]}\n{text}\n", page)
+        if found != 1:
+            raise ValueError(f"{found} places for the table of {title}")
+    return page

@@ -1,0 +1,89 @@
+"""docs/comparison.md says what the committed record of the comparison says."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+RECORD, PAGE = ROOT / "benchmarks" / "results" / "quality.jsonl", ROOT / "docs" / "comparison.md"
+
+
+@pytest.fixture
+def quality(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """`benchmarks/quality_tables.py`, which imports its neighbours as a script does."""
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    import quality_tables
+
+    yield quality_tables
+    for name in [name for name in sys.modules if name.startswith("quality_")]:
+        del sys.modules[name]
+
+
+def cell(library: str, seed: int, fvu: float, **changed: Any) -> dict[str, Any]:
+    """A record's line."""
+    own = {
+        "library": library,
+        "version": "1",
+        "seed": seed,
+        "fvu_centered": fvu,
+        "l0": 32.0,
+        "target_l0": 32,
+        "dead": 0.05,
+    }
+    place = {"arch": "topk", "reads": "a", "writes": "a", "skip": False, "passes": 1.0, "tokens": 800}
+    return own | place | {"lr": 1e-3, "optimizer": None, "coefficient": None, "d_sae": 64} | changed
+
+
+def written(folder: Path, cells: list[dict[str, Any]]) -> Path:
+    path = folder / "record.jsonl"
+    path.write_text("".join(json.dumps(one) + "\n" for one in cells))
+    return path
+
+
+def test_the_page_has_the_tables_of_the_record(quality: Any) -> None:
+    page = PAGE.read_text()
+    assert quality.put_into(page, quality.tables(RECORD)) == page
+
+
+def test_a_changed_number_changes_the_page(quality: Any, tmp_path: Path) -> None:
+    record = tmp_path / "record.jsonl"
+    lines = [json.loads(line) for line in RECORD.read_text().splitlines()]
+    changed = next(one for one in lines if one["library"] == "sparsify" and one["passes"] == 3)
+    changed["fvu_centered"] += 0.01
+    record.write_text("".join(json.dumps(one) + "\n" for one in lines))
+    page = PAGE.read_text()
+    assert quality.put_into(page, quality.tables(record)) != page
+
+
+def test_a_table_without_a_place_is_refused(quality: Any) -> None:
+    with pytest.raises(ValueError, match="0 places for the table of errors"):
+        quality.put_into("# A page\n", [("errors", "| a |")])
+
+
+def test_nothing_of_ours_is_compared_at_a_larger_l0(quality: Any, tmp_path: Path) -> None:
+    theirs = [cell("sae_lens", 0, 0.4, l0=20.0, coefficient=2.0)]
+    denser = [cell("saescope", 0, 0.2)]
+    title = "other libraries at a, one pass"
+    rows = dict(quality.tables(written(tmp_path, theirs + denser)))[title].splitlines()
+    assert rows[2] == "| topk | SAELens 1 (coefficient 2) | 1 | .400 | 20.0 | 5.0 % |  |  |  |  |  |"
+    equal = [cell("saescope", 0, 0.3, l0=20.0, target_l0=20)]
+    rows = dict(quality.tables(written(tmp_path, theirs + denser + equal)))[title].splitlines()
+    assert rows[2] == "| topk | SAELens 1 (coefficient 2) | 1 | .400 | 20.0 | 5.0 % | .300 | 20.0 | 1 | -.100 |  |"
+
+
+def test_intervals_and_tokens_by_hand(quality: Any, tmp_path: Path) -> None:
+    theirs = [cell("sparsify", seed, fvu) for seed, fvu in enumerate((0.39, 0.40, 0.41))]
+    ours = [cell("saescope", seed, fvu) for seed, fvu in enumerate((0.29, 0.30, 0.31))]
+    shorter = [cell("saescope", 0, 0.5, passes=0.25, tokens=200)]
+    rows = dict(quality.tables(written(tmp_path, theirs + ours + shorter)))[
+        "other libraries at a, one pass"
+    ].splitlines()
+    # Student's t with two degrees of freedom: 4.303 · .01 / √3. Welch's of equal spreads has four: 2.776 · .01 · √(2/3).
+    # Halfway from .5 to .3 in log tokens: √(200 · 800) = 400 of 800.
+    theirs_and_ours = ".400 [.375, .425] | 32.0 | 5.0 % | .300 [.275, .325] | 32.0 | 3 | -.100 [-.123, -.077]"
+    assert rows[2] == f"| topk | sparsify 1 | 3 | {theirs_and_ours} | .50 |"
