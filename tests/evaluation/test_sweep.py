@@ -120,6 +120,17 @@ def test_a_finished_sweep_does_nothing_and_a_larger_one_only_what_is_new(setting
     assert all(place.interval is not None for place in curve.series[0].places)
 
 
+def test_fewer_architectures_keep_the_controls(setting: Setting, tmp_path: Path) -> None:
+    whole = swept(setting, tmp_path / "s")
+    fewer = swept(setting, tmp_path / "s", archs=("batchtopk",))
+    assert [row["cell"]["arch"] for row in fewer] == ["batchtopk"] * 2
+    assert [row["coder"] for row in fewer] == [row["coder"] for row in whole[2:]]
+    for one, other in zip(frontier_of(fewer), frontier_of(whole), strict=True):
+        assert [curve for curve in one.series if curve.control] == [curve for curve in other.series if curve.control]
+    # What stands on the disk is still each cell's own.
+    assert swept(setting, tmp_path / "s") == whole
+
+
 def test_parts_and_labelled_sets_may_come_later(
     setting: Setting, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -117,6 +117,7 @@ def _sweep(
     for same, part in _stability(cells, setting, out).items():
         for cell in same:
             records[cell]["parts"]["stability"] = part
+    _lend_controls(list(records.values()), out)
     return list(records.values())
 
 
@@ -330,6 +331,28 @@ def _stability(cells: Sequence[Cell], setting: Setting, out: Path) -> dict[tuple
             write_json(path, kept)
         found[group] = kept["part"]
     return found
+
+
+def _lend_controls(records: Sequence[dict[str, Any]], out: Path) -> None:
+    """Where this command's cells of an L0 and a width have no controls, because they were measured beside an architecture or a
+    seed that is now left out, the first of them gets those."""
+    groups: dict[str, list[dict[str, Any]]] = {}
+    for record in records:
+        cell = record["cell"]
+        groups.setdefault(f"*-l0_{cell['l0']:g}-d{cell['d_sae']}-seed*.json", []).append(record)
+    for pattern, group in groups.items():
+        if any(map(_has_controls, group)):
+            continue
+        others = (json.loads(path.read_text()) for path in sorted((out / CELLS).glob(pattern)))
+        if lender := next(filter(_has_controls, others), None):
+            group[0]["controls"] = lender["controls"]
+            group[0]["intervals"] |= {
+                name: lender["intervals"][name] for name in lender["intervals"] if name != "coder"
+            }
+
+
+def _has_controls(record: dict[str, Any]) -> bool:
+    return any("absent" not in control for control in record["controls"].values())
 
 
 def _of(progress: Progress, start: int, total: int) -> Progress:
