@@ -50,6 +50,21 @@ def test_the_page_has_the_tables_of_the_record(quality: Any) -> None:
     assert quality.put_into(page, quality.tables(RECORD)) == page
 
 
+@pytest.mark.parametrize("point", ["resid_post.14", "mlp_out.14"])
+def test_what_the_page_claims_of_one_pass_holds(quality: Any, point: str) -> None:
+    rows = [
+        [cell.strip() for cell in line.split("|")[1:-1]]
+        for line in dict(quality.tables(RECORD))[f"other libraries at {point}, one pass"].splitlines()[2:]
+    ]
+    assert {row[0] for row in rows} == set(quality.ARCHITECTURES)
+    assert [row[1].split()[0] for row in rows].count("SAELens") == len(quality.ARCHITECTURES)
+    for row in rows:
+        assert min(int(row[2]), int(row[8])) >= 3, row
+        lowest_of_theirs, highest_of_ours = float(row[3].split("[")[1].split(",")[0]), float(row[6].split(", ")[1][:-1])
+        assert highest_of_ours < lowest_of_theirs, row
+        assert float(row[7]) <= 1.02 * float(row[4]) + 0.1, row
+
+
 def test_a_changed_number_changes_the_page(quality: Any, tmp_path: Path) -> None:
     record = tmp_path / "record.jsonl"
     lines = [json.loads(line) for line in RECORD.read_text().splitlines()]
