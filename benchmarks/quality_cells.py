@@ -103,13 +103,17 @@ def results(cells: Path) -> Iterator[Result]:
 
 def write_record(cells: Path, path: Path) -> None:
     """One line a cell, with its loss in the model where that was measured (`quality_ce`). What the file has of other cells
-    stays; a cell measured again is replaced."""
+    stays; a cell measured again is replaced, its loss in the model too unless its error is the same."""
     path.parent.mkdir(parents=True, exist_ok=True)
     kept = _recorded(path) if path.exists() else {}
     for cell in results(cells):
-        before = kept.get(name_of(cell.record), {}).get("ce")
+        before = kept.get(name_of(cell.record))
         measured = cell.folder / "ce.json"
-        ce = json.loads(measured.read_text()) if measured.exists() else before
+        if measured.exists():
+            ce = json.loads(measured.read_text())
+        else:
+            same = before and math.isclose(before["fvu_centered"], cell.fvu, rel_tol=1e-9)
+            ce = before.get("ce") if before and same else None
         record = {key: cell.record.get(key) for key in RECORDED}
         kept[name_of(record)] = record | ({"ce": ce} if ce else {})
     path.write_text("".join(json.dumps(record) + "\n" for record in kept.values()))
