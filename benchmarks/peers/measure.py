@@ -45,17 +45,17 @@ def measure(data: Exported, reads: str, writes: str, reconstruct: Reconstruct) -
 
 @torch.no_grad()
 def threshold_for(data: Exported, reads: str, latents: Callable[[Tensor], Tensor], l0: float) -> float:
-    """The threshold above which, over all held-out rows, `l0` latents a row remain.
+    """The threshold above which, over all held-out rows, `l0` latents a row remain, however unlike the rows are.
 
-    `latents` gives non-negative pre-activations [n, F]. Of each row only the strongest 32 · l0 are looked at; ValueError
-    where one row has more than that above the threshold.
+    `latents` gives non-negative pre-activations [n, F].
     """
-    strongest = []
-    for x in data.held_out(reads).chunks():
-        pre = latents(x)
-        strongest.append(pre.topk(min(round(32 * l0), pre.shape[1]), dim=1).values.float())
-    values = torch.cat(strongest)
-    threshold = float(values.flatten().topk(round(l0 * len(values)) + 1).values[-1])
-    if values.shape[1] < pre.shape[1] and bool((values[:, -1] > threshold).any()):
-        raise ValueError(f"a row has more than {values.shape[1]} latents above {threshold}")
-    return threshold
+    rows = data.held_out(reads)
+    wanted = round(l0 * len(rows)) + 1
+    strongest = torch.zeros(0)
+    for x in rows.chunks():
+        values = latents(x).flatten().float()
+        if len(strongest) == wanted:
+            values = values[values > strongest[-1]]
+        pooled = torch.cat([strongest, values])
+        strongest = pooled.topk(min(wanted, len(pooled))).values
+    return float(strongest[-1])
