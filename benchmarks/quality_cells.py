@@ -112,8 +112,8 @@ def write_record(cells: Path, path: Path) -> None:
         if measured.exists():
             ce = json.loads(measured.read_text())
         else:
-            same = before and math.isclose(before["fvu_centered"], cell.fvu, rel_tol=1e-9)
-            ce = before.get("ce") if before and same else None
+            same = before is not None and math.isclose(before["fvu_centered"], cell.fvu, rel_tol=1e-9)
+            ce = before.get("ce") if same else None
         record = {key: cell.record.get(key) for key in RECORDED}
         kept[name_of(record)] = record | ({"ce": ce} if ce else {})
     path.write_text("".join(json.dumps(record) + "\n" for record in kept.values()))

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 import torch
@@ -15,6 +19,7 @@ from transformers import PreTrainedTokenizerFast
 if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")
 
+BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
 SENTENCES = [
     "The quick brown fox jumps over the lazy dog. It's the dog's day, isn't it?",
     "A language model reads text as tokens; each token is a few bytes of it.\n\n\tIndented  twice.",
@@ -33,6 +38,22 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         for item in items:
             if item.get_closest_marker("real"):
                 item.add_marker(skip)
+
+
+@pytest.fixture
+def benchmark_module(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], ModuleType]]:
+    """Imports `benchmarks/NAME.py`, whose neighbours are imported as a script's are; they are forgotten afterwards."""
+    before = set(sys.modules)
+
+    def load(name: str) -> ModuleType:
+        script = BENCHMARKS / f"{name}.py"
+        monkeypatch.syspath_prepend(str(script.parent))
+        return importlib.import_module(script.stem)
+
+    yield load
+    for name in set(sys.modules) - before:
+        if BENCHMARKS in Path(getattr(sys.modules[name], "__file__", None) or "").parents:
+            del sys.modules[name]
 
 
 def train_byte_tokenizer(

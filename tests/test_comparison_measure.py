@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Iterator
-from pathlib import Path
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -13,14 +11,8 @@ from torch import Tensor
 
 
 @pytest.fixture
-def measure(monkeypatch: pytest.MonkeyPatch) -> Any:
-    """`benchmarks/peers/measure.py`, which imports its neighbours as a script does."""
-    monkeypatch.syspath_prepend(str(Path(__file__).parent.parent / "benchmarks" / "peers"))
-    import measure
-
-    yield measure
-    for name in ("measure", "exported"):
-        sys.modules.pop(name, None)
+def measure(benchmark_module: Callable[[str], Any]) -> Any:
+    return benchmark_module("peers/measure")
 
 
 class HeldOut:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,14 +14,8 @@ RECORD, PAGE = ROOT / "benchmarks" / "results" / "quality.jsonl", ROOT / "docs" 
 
 
 @pytest.fixture
-def quality(monkeypatch: pytest.MonkeyPatch) -> Any:
-    """`benchmarks/quality_tables.py`, which imports its neighbours as a script does."""
-    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
-    import quality_tables
-
-    yield quality_tables
-    for name in [name for name in sys.modules if name.startswith("quality_")]:
-        del sys.modules[name]
+def quality(benchmark_module: Callable[[str], Any]) -> Any:
+    return benchmark_module("quality_tables")
 
 
 def cell(library: str, seed: int, fvu: float, **changed: Any) -> dict[str, Any]:
