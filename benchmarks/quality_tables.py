@@ -90,7 +90,8 @@ def tables(record: Path) -> Iterator[tuple[str, str]]:
             yield f"other libraries at {where}", _beside(kept, ours)
             yield f"what else was tried of them at {where}", _rest([one for one in others if one not in kept], ours)
         yield f"saescope by length, {point(place)}", _lengths([one for one in ours if one.place == place])
-    yield "with the coder in the model", _in_the_model(records)
+    for passes, name in PASSES.items():
+        yield f"with the coder in the model, {name}", _in_the_model([one for one in records if one["passes"] == passes])
 
 
 def groups(records: Iterable[dict[str, Any]]) -> list[Group]:

@@ -85,6 +85,15 @@ def test_nothing_of_ours_is_compared_at_a_larger_l0(quality: Any, tmp_path: Path
     assert rows[2] == "| topk | SAELens 1 (coefficient 2) | 1 | .400 | 20.0 | 5.0 % | .300 | 20.0 | 1 | -.100 |  |"
 
 
+def test_a_loss_in_the_model_stands_with_those_of_as_many_passes(quality: Any, tmp_path: Path) -> None:
+    ce = {"interval": [0.6, 0.8], "ce_recovered_mean": 0.7, "l0": 31.8, "fvu_centered": 0.31, "kl": 0.02}
+    cells = [cell("saescope", 0, 0.3, passes=3.0, ce=ce), cell("sparsify", 0, 0.4), cell("saescope", 0, 0.35)]
+    made = dict(quality.tables(written(tmp_path, cells)))
+    assert made["with the coder in the model, one pass"].splitlines()[2:] == []
+    rows = made["with the coder in the model, three passes"].splitlines()[2:]
+    assert rows == ["| a | topk | saescope | 0 | 31.8 | .310 | .700 [.600, .800] | .020 |"]
+
+
 def test_intervals_and_tokens_by_hand(quality: Any, tmp_path: Path) -> None:
     theirs = [cell("sparsify", seed, fvu) for seed, fvu in enumerate((0.39, 0.40, 0.41))]
     ours = [cell("saescope", seed, fvu) for seed, fvu in enumerate((0.29, 0.30, 0.31))]
