@@ -39,17 +39,17 @@ def written(folder: Path, cells: list[dict[str, Any]]) -> Path:
     return path
 
 
-def test_the_page_has_the_tables_of_the_record(quality: Any) -> None:
-    page = PAGE.read_text()
-    assert quality.put_into(page, quality.tables(RECORD)) == page
-
-
 def rows_of(quality: Any, title: str) -> list[list[str]]:
     """The cells of the table's rows."""
     return [
         [cell.strip() for cell in line.split("|")[1:-1]]
         for line in dict(quality.tables(RECORD))[title].splitlines()[2:]
     ]
+
+
+def test_the_page_has_the_tables_of_the_record(quality: Any) -> None:
+    page = PAGE.read_text()
+    assert quality.put_into(page, quality.tables(RECORD)) == page
 
 
 @pytest.mark.parametrize("point", ["resid_post.14", "mlp_out.14"])
