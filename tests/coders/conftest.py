@@ -46,5 +46,10 @@ def small_coder(
     return coder
 
 
+def on_its_device(coder: SparseCoder, kernels: str) -> SparseCoder:
+    """On the GPU, where there is one, for the kernels that are for it."""
+    return coder.to("cuda") if kernels == "cuda" and torch.cuda.is_available() else coder
+
+
 def some_x(tokens: int = 30, width: int = 10, seed: int = 1, dtype: torch.dtype = torch.float64) -> torch.Tensor:
     return torch.randn(tokens, width, generator=torch.Generator().manual_seed(seed), dtype=dtype) * 2

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
-from tests.coders.conftest import D_SAE, OPTIONS, small_coder, some_x
+from tests.coders.conftest import D_SAE, OPTIONS, on_its_device, small_coder, some_x
 from torch import Tensor
 
 from saescope.coders import (
@@ -59,12 +59,12 @@ def test_every_architecture_is_tested_here() -> None:
 def test_gradients_equal_the_dense_reference(
     name: str, shape: str, kernels: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    coder = small_coder(name, **SHAPES[shape])
+    coder = on_its_device(small_coder(name, **SHAPES[shape]), kernels)
     if "price_level" in coder.extra_names:
         coder.architecture.set_price(coder, PRICE)
-    x = some_x()
-    y = x if shape == "sae" else some_x(width=7, seed=2)
-    aux = AuxTerm(torch.arange(0, D_SAE, 3), k=3, tokens=20, coefficient=0.5)
+    x = some_x().to(coder.device)
+    y = x if shape == "sae" else some_x(width=7, seed=2).to(coder.device)
+    aux = AuxTerm(torch.arange(0, D_SAE, 3, device=coder.device), k=3, tokens=20, coefficient=0.5)
     with using(kernels):
         if kernels == "cuda":
             # Later in a run, these know how much place to make, and fill it up with entries that count for nothing.

@@ -302,9 +302,10 @@ def test_chunks_and_a_failed_probe_change_nothing(name: str, monkeypatch: pytest
 def test_selection_ends_on_what_is_not_finite(name: str, value: float) -> None:
     """A run that diverges is to be told so, not to hang."""
     generator = torch.Generator().manual_seed(6)
-    x, weight = torch.randn(40, 6, generator=generator), torch.rand(30, 6, generator=generator)
+    device = for_kernels(name)
+    x, weight = torch.randn(40, 6, generator=generator).to(device), torch.rand(30, 6, generator=generator).to(device)
     x[::2] = value
-    bias = torch.zeros(30)
+    bias = torch.zeros(30, device=device)
     for select in (IMPLEMENTATIONS[name].select_batch_topk, IMPLEMENTATIONS[name].select_topk):
         for dtype in (torch.float32, torch.bfloat16):
             assert select(Encoding(x, weight, bias), 5, dtype=dtype).n_rows == 40
