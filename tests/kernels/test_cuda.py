@@ -248,7 +248,8 @@ def ptx_of(kernel, tiling, types, other):
     types = {"members": "*i64", "offsets": "*i64", "n_bags": "i32", "slots": "i32", **types}
     names = kernel.arg_names
     signature = {name: "constexpr" if name in tiling else types.get(name, other) for name in names}
-    aligned = {(i,): [["tt.divisibility", 16]] for i, name in enumerate(names) if signature[name][0] == "*"}
+    known = {"n_columns", "n_latents"} | {name for name in names if signature[name][0] == "*"}
+    aligned = {(i,): [["tt.divisibility", 16]] for i, name in enumerate(names) if name in known}
     source = ASTSource(kernel, signature, tiling, aligned)
     ptx = compile(source, target=GPUTarget("cuda", 90, 32), options=options).asm["ptx"]
     assert not re.search(r"\\b(atom|red)\\.", ptx), "sums must not depend on scheduling"
@@ -269,8 +270,17 @@ for width, dtype in ((2304, torch.float32), (2304, torch.bfloat16), (577, torch.
 PLACES = {"counts": "*i64", "starts": "*i64", "indices": "*i64", "n_latents": "i32", "place": "i32"}
 for dtype in (torch.bfloat16, torch.float32):
     for kernel in (kernels.count_positive, kernels.place_positive):
-        tiling = {"BLOCK": cuda._WIDEST, "num_warps": 4, "enable_fp_fusion": True}
-        ptx_of(kernel, tiling, PLACES, NAMES[dtype])
+        tiling = {"BLOCK": cuda._SCANNED, "num_warps": 4, "enable_fp_fusion": True}
+        assert "ld.global.v" in ptx_of(kernel, tiling, PLACES, NAMES[dtype]), "numbers are read in pieces"
+
+for bits, width, mask in (("*i16", 16, 2**15 - 1), ("*i32", 32, 2**31 - 1)):
+    options = {"MASK": mask, "num_warps": 4, "enable_fp_fusion": True}
+    sizes = {name: "i32" for name in ("n_columns", "n_groups", "n_searched", "k")}
+    ptx = ptx_of(kernels.group_maxima, options | {"GROUP": 32, "GROUPS": 128}, sizes, bits)
+    assert "ld.global.v4" in ptx, "numbers are read in 16-byte pieces"
+    for group, out in ((1, "*i32"), (32, "*i64")):
+        tiling = options | {"GROUP": group, "BLOCK": 2048, "N_BITS": width}
+        ptx_of(kernels.search_row, tiling, sizes | {"groups": "*i32", "out": out}, bits)
 """
 
 

@@ -67,6 +67,13 @@ def test_chunks_keep_within_the_bound(monkeypatch: pytest.MonkeyPatch) -> None:
             chunk_bytes(CPU)
 
 
+@pytest.mark.parametrize(("gib", "mib"), [(4, 256), (24, 768), (80, 2048)])
+def test_a_gpu_holds_a_share_of_its_memory_at_once(monkeypatch: pytest.MonkeyPatch, gib: int, mib: int) -> None:
+    monkeypatch.setattr("saescope.kernels.chunks._memory", lambda device: gib * 2**30)
+    assert chunk_bytes(torch.device("cuda")) == mib * 2**20
+    assert chunk_bytes(torch.device("mps")) == 256 * 2**20
+
+
 def test_spent_memory_is_used_again_and_let_go() -> None:
     recycling.clear()
     first = recycling.take(5, 3)

@@ -30,7 +30,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from saescope.kernels import row_update, sparse
+from saescope.kernels import row_update, sparse, strongest
 from saescope.kernels.chunks import token_chunks
 from saescope.kernels.operands import AdamStep, Decoding, Encoding, Reconstruction, Trained
 from saescope.kernels.room import Room
@@ -45,6 +45,8 @@ PIECE = 512
 # Numbers of a table that one program loads at once: the rows of 8 entries, of 1024 columns each.
 _TILE = 8192
 _WIDEST, _MOST_ENTRIES = 1024, 32
+# Pre-activations that a program looks at at once.
+_SCANNED = 1024
 
 
 @cache
@@ -175,10 +177,10 @@ def select_batch_topk(pre: Encoding, count: int, *, dtype: torch.dtype | None = 
     pre = pre.to(dtype)
     values, positions = pre.x.new_empty(0), torch.empty(0, dtype=torch.int64, device=pre.device)
     for start, dense in pre.chunks():
-        largest = dense.flatten().topk(min(count, dense.numel()), sorted=False)
+        found, places = strongest.largest(dense, min(count, dense.numel()))
         # The strongest so far, over which a second top-k is cheap.
-        values = torch.cat([values, largest.values])
-        positions = torch.cat([positions, largest.indices + start * pre.n_latents])
+        values = torch.cat([values, found])
+        positions = torch.cat([positions, places + start * pre.n_latents])
         if values.numel() > count:
             values, kept = values.topk(count, sorted=False)
             positions = positions[kept]
@@ -190,9 +192,9 @@ def select_topk(pre: Encoding, k: int, *, dtype: torch.dtype | None = None) -> S
     k = min(k, pre.n_latents)
     if pre.n_tokens == 0 or k == 0:
         return pre.nothing()
-    indices = torch.cat([dense.topk(k, dim=1, sorted=False).indices for _, dense in pre.to(dtype).chunks()])
+    indices = torch.cat([strongest.largest_of_each_row(dense, k) for _, dense in pre.to(dtype).chunks()])
     pointers = torch.arange(0, (pre.n_tokens + 1) * k, k, device=pre.device)
-    return Support(pointers, indices.sort(dim=1).values.flatten(), pre.n_latents)
+    return Support(pointers, indices.flatten(), pre.n_latents)
 
 
 def select_threshold(
@@ -252,9 +254,9 @@ def _collect(
     `pointers` says where to begin; the others are set."""
     kernels, (n_tokens, n_latents) = _kernels(), dense.shape
     with torch.cuda.device_of(dense):
-        kernels.count_positive[(n_tokens,)](dense, pointers[1:], n_latents, BLOCK=_WIDEST)
+        kernels.count_positive[(n_tokens,)](dense, pointers[1:], n_latents, BLOCK=_SCANNED)
         pointers.cumsum_(0)
-        kernels.place_positive[(n_tokens,)](dense, pointers, indices, n_latents, indices.numel(), BLOCK=_WIDEST)
+        kernels.place_positive[(n_tokens,)](dense, pointers, indices, n_latents, indices.numel(), BLOCK=_SCANNED)
 
 
 def tangent(

@@ -17,7 +17,8 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-# Sizes that change from batch to batch; Triton would compile again for a multiple of 16, and for 1.
+# Sizes that change from batch to batch; Triton would compile again for a multiple of 16, and for 1. The number of columns does
+# not change, and only if it is known to be a multiple of 16 are rows read in 16-byte pieces.
 _SIZES = ("n_bags", "slots")
 
 
@@ -172,7 +173,7 @@ def update_row(
         tl.store(follower + where, f, mask=in_row)
 
 
-@triton.jit(do_not_specialize=("n_latents",))
+@triton.jit
 def count_positive(dense, counts, n_latents, BLOCK: tl.constexpr):
     """counts[row] = how many of the row's numbers are above zero. Grid: (rows,)."""
     row = tl.program_id(0).to(tl.int64)
@@ -184,7 +185,7 @@ def count_positive(dense, counts, n_latents, BLOCK: tl.constexpr):
     tl.store(counts + row, tl.sum(total, axis=0).to(tl.int64))
 
 
-@triton.jit(do_not_specialize=("n_latents", "place"))
+@triton.jit(do_not_specialize=("place",))
 def place_positive(dense, starts, indices, n_latents, place, BLOCK: tl.constexpr):
     """indices[starts[row]:] = the columns of the row's numbers above zero, none of them at `place` or after. Grid: (rows,)."""
     row = tl.program_id(0).to(tl.int64)
@@ -196,3 +197,54 @@ def place_positive(dense, starts, indices, n_latents, place, BLOCK: tl.constexpr
         slots = slot + tl.cumsum(positive, axis=0) - positive
         tl.store(indices + slots, columns.to(tl.int64), mask=(positive > 0) & (slots < place))
         slot += tl.sum(positive, axis=0)
+
+
+@triton.jit
+def _in_order(bits, MASK: tl.constexpr):
+    """Integers that order as the numbers of these bits do, and back again."""
+    return tl.where(bits < 0, bits ^ MASK, bits)
+
+
+@triton.jit(do_not_specialize=("n_groups",))
+def group_maxima(bits, out, n_columns, n_groups, GROUP: tl.constexpr, GROUPS: tl.constexpr, MASK: tl.constexpr):
+    """out[row, g] = the bits of the largest of the row's GROUP numbers from g · GROUP on. Grid: (rows, groups / GROUPS)."""
+    row = tl.program_id(0).to(tl.int64)
+    groups = tl.program_id(1) * GROUPS + tl.arange(0, GROUPS)
+    columns = groups[:, None] * GROUP + tl.arange(0, GROUP)[None, :]
+    there = columns < n_columns
+    found = tl.load(bits + row * n_columns + columns, mask=there, other=0).to(tl.int32)
+    keys = tl.where(there, _in_order(found, MASK), -MASK - 1)
+    largest = _in_order(tl.max(keys, axis=1), MASK)
+    tl.store(out + row * n_groups + groups, largest.to(out.dtype.element_ty), mask=groups < n_groups)
+
+
+@triton.jit(do_not_specialize=("n_searched", "k"))
+def search_row(
+    bits, groups, out, n_columns, n_searched, k,
+    GROUP: tl.constexpr, BLOCK: tl.constexpr, MASK: tl.constexpr, N_BITS: tl.constexpr,
+):  # fmt: skip
+    """out[row] = the columns, ascending, of the k largest of the row's numbers in its k groups. Grid: (rows,).
+
+    Groups of one: of its first n_searched numbers. The k-th largest is found bit by bit, from the top: a bit is set if k
+    numbers are still as large. Of those equal to it the first fill up.
+    """
+    row = tl.program_id(0).to(tl.int64)
+    numbers = tl.arange(0, BLOCK)
+    there = numbers < n_searched
+    if GROUP > 1:
+        group = tl.load(groups + row * k + numbers // GROUP, mask=there, other=0)
+        columns = group * GROUP + numbers % GROUP
+        there &= columns < n_columns
+    else:
+        columns = numbers
+    keys = _in_order(tl.load(bits + row * n_columns + columns, mask=there, other=0).to(tl.int32), MASK)
+    kth = tl.where(tl.sum((there & (keys >= 0)).to(tl.int32), axis=0) >= k, 0, -MASK - 1)
+    for done in tl.static_range(2, N_BITS + 1):
+        higher = kth + (1 << (N_BITS - done))
+        kth = tl.where(tl.sum((there & (keys >= higher)).to(tl.int32), axis=0) >= k, higher, kth)
+    above = (there & (keys > kth)).to(tl.int32)
+    equal = (there & (keys == kth)).to(tl.int32)
+    first = tl.cumsum(equal, axis=0) <= k - tl.sum(above, axis=0)
+    chosen = above + tl.where(first, equal, 0)
+    slots = tl.cumsum(chosen, axis=0) - chosen
+    tl.store(out + row * k + slots, columns.to(out.dtype.element_ty), mask=chosen > 0)
