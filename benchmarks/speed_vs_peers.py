@@ -35,6 +35,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from speed_pairs import FOLDER, QUIET, Compared, Side, Worker, WorkerError, alternate
 
 LIBRARIES = ("sae_lens", "dictionary_learning", "sparsify")
@@ -220,9 +222,11 @@ def conditions(bench: Bench) -> dict[str, Any]:
         "date": time.strftime("%Y-%m-%dT%H:%M:%S"),
         "versions": bench.versions(),
         "cpu": names[0] if names else platform.processor(),
+        "gpu": torch.cuda.get_device_name() if bench.given.device == "cuda" else None,
         "threads": bench.worker("saescope").threads,
         "shape": {
-            name: getattr(bench.given, name) for name in ("d_sae", "k", "batch_size", "pairs", "warmup", "point")
+            name: getattr(bench.given, name)
+            for name in ("synthetic", "d_sae", "k", "batch_size", "pairs", "warmup", "point")
         },
     }
 
