@@ -13,13 +13,14 @@ import torch
 from torch._subclasses.fake_tensor import DataDependentOutputException, DynamicOutputShapeException, FakeTensorMode
 
 from saescope.coders import architecture_names
-from saescope.kernels import Room, cuda, row_update, sparse, using
+from saescope.kernels import Room, cuda, row_update, sparse, strongest, using
 from saescope.kernels.room import Places
 from saescope.training.config import CoderConfig, TrainConfig
 from saescope.training.member import Member
 
 LOOKS_AT_DATA = (DataDependentOutputException, DynamicOutputShapeException, RuntimeError)
-D, D_SAE, TOKENS = 6, 40, 32
+# Wide enough that the largest are searched by groups.
+D, D_SAE, TOKENS = 6, 640, 32
 POINT, DEVICE = "resid_post.0", torch.device("cpu")
 
 
@@ -41,7 +42,7 @@ def without_data(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cuda, "lacking", lambda: None)
     monkeypatch.setattr(cuda, "_tiling", lambda table: {"BLOCK": table.shape[1]})
     monkeypatch.setattr(row_update, "_tiling", lambda table: {})
-    for module in (cuda, row_update):
+    for module in (cuda, row_update, strongest):
         monkeypatch.setattr(module, "_kernels", Launched)
     # A batch of so many entries went before.
     monkeypatch.setattr(Room, "places", lambda room: Places(9 * TOKENS, 3 * TOKENS))
