@@ -10,7 +10,7 @@ Rooflines follow from these counts, with T rows (tokens), F latents, d inputs, n
     sampled_product   2·n·d    n·d·e + n·8         min(n, F)·d·e + n·(8 + e) + T·d·e
     weight_gradient   2·n·d    n·d·e + n·(8 + e)   T·d·e + 4·n·(8 + e) + F·d·e
     latent_sum        2·n      n·(8 + 2e)          4·n·(8 + e) + F·e
-    selection         2·T·F·d  -                   (T + F)·d·e + T·F·e written once, then read once by each pass of top-k
+    selection         2·T·F·d  -                   (T + F)·d·e + T·F·e written once, then read once for its groups' largest
 
 The first four do half a FLOP per byte gathered in float32, so caches and memory bound them: gathered bytes over L2 bandwidth
 where the table fits in L2 (50 MB on an H100), over memory bandwidth where it does not. The dense product of a selection is
