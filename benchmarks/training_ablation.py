@@ -69,7 +69,7 @@ def pairs(given: list[str]) -> dict[str, Any]:
 @torch.no_grad()
 def measured(coder: saescope.SparseCoder, x: Tensor) -> tuple[float, float, float]:
     """fvu_centered, L0 and the share of silent latents on raw rows."""
-    error, active, fired = 0.0, 0, torch.zeros(coder.d_sae, dtype=torch.bool)
+    error, active, fired = 0.0, 0, torch.zeros(coder.d_sae, dtype=torch.bool, device=x.device)
     for rows in x.split(4096):
         codes = coder.encode(rows)
         error += float((rows - coder.decode(codes)).double().pow(2).sum())
