@@ -23,7 +23,7 @@ import torch
 import saescope
 from saescope.coders import architecture_type
 from saescope.evaluation.matching import nearest
-from saescope.evaluation.synthetic import POINT, GroundTruth, SyntheticStream, preset
+from saescope.evaluation.synthetic import POINT, PRESETS, GroundTruth, SyntheticStream, preset
 from saescope.training import CoderConfig, TrainConfig
 from saescope.training.defaults import batch_size, peak_lr
 from training_ablation import measured
@@ -36,7 +36,7 @@ def main() -> None:
     parser.add_argument("--tokens", type=_numbers, default=[1e5, 1e6, 1e7])
     parser.add_argument("--factors", type=_numbers, default=[0.25, 0.5, 1, 2, 4])
     parser.add_argument("--arch", default="topk")
-    parser.add_argument("--preset", default="small")
+    parser.add_argument("--preset", default="small", choices=list(PRESETS))
     parser.add_argument("--batch-size", type=int, help="default: saescope's own for that many tokens")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--seed", type=int, default=0)
