@@ -43,7 +43,7 @@ def without_data(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cuda, "_tiling", lambda table: {"BLOCK": table.shape[1]})
     monkeypatch.setattr(row_update, "_tiling", lambda table: {})
     for module in (cuda, row_update, strongest):
-        monkeypatch.setattr(module, "_kernels", Launched)
+        monkeypatch.setattr(module, "kernels", Launched)
     # A batch of so many entries went before.
     monkeypatch.setattr(Room, "places", lambda room: Places(9 * TOKENS, 3 * TOKENS))
     monkeypatch.setattr(Room, "tell", lambda room, count, places: None)

@@ -22,7 +22,6 @@ Works on CPU tensors under Triton's interpreter (TRITON_INTERPRET=1), which is h
 from __future__ import annotations
 
 import importlib.util
-import os
 from functools import cache
 from typing import Any
 
@@ -32,6 +31,7 @@ from torch import Tensor
 
 from saescope.kernels import row_update, sparse, strongest
 from saescope.kernels.chunks import token_chunks
+from saescope.kernels.launching import interpreted, kernels
 from saescope.kernels.operands import AdamStep, Decoding, Encoding, Reconstruction, Trained
 from saescope.kernels.room import Room
 from saescope.kernels.rounding import with_room_for_rounding
@@ -56,7 +56,7 @@ def lacking() -> str | None:
     """What is missing for these kernels to run, None if nothing is."""
     if importlib.util.find_spec("triton") is None:
         return "Triton (pip install triton)"
-    if not torch.cuda.is_available() and os.environ.get("TRITON_INTERPRET") != "1":
+    if not torch.cuda.is_available() and not interpreted():
         return "an NVIDIA GPU that torch sees"
     return None
 
@@ -101,7 +101,7 @@ def sampled_product(
         return out.to(left.dtype)
     slots = _slots(support.nnz)
     with torch.cuda.device_of(out):
-        _kernels().dot_rows[(slots + support.n_rows,)](
+        kernels().dot_rows[(slots + support.n_rows,)](
             support.indices, left, right, support.pointers, out, support.n_rows, slots, **_tiling(left)
         )
     return out.to(left.dtype)
@@ -123,13 +123,12 @@ def _sum_rows(
     out = torch.empty(n_bags, width, dtype=sum_in, device=table.device)
     partial = torch.empty(slots, width, dtype=sum_in, device=table.device)
     blocks = -(-width // tiling["BLOCK"])
-    kernels = _kernels()
     with torch.cuda.device_of(out):
-        kernels.sum_rows[(slots + n_bags, blocks)](
+        kernels().sum_rows[(slots + n_bags, blocks)](
             members, weights, table, offsets, out, partial, n_bags, slots, **tiling
         )
         if slots:
-            kernels.add_later_pieces[(slots, blocks)](offsets, out, partial, n_bags, slots, **tiling)
+            kernels().add_later_pieces[(slots, blocks)](offsets, out, partial, n_bags, slots, **tiling)
     return out.to(table.dtype)
 
 
@@ -159,13 +158,6 @@ def _tiling(table: Float[Tensor, "rows d"]) -> dict[str, Any]:
         # Said because Triton's default changes between versions.
         "enable_fp_fusion": True,
     }
-
-
-@cache
-def _kernels() -> Any:
-    from saescope.kernels import triton_kernels
-
-    return triton_kernels
 
 
 def select_batch_topk(pre: Encoding, count: int, *, dtype: torch.dtype | None = None) -> Support:
@@ -254,11 +246,11 @@ def _collect(
 ) -> None:
     """Write the latents above zero of each token behind those of the token before, as far as `indices` goes. The first of
     `pointers` says where to begin; the others are set."""
-    kernels, (n_tokens, n_latents) = _kernels(), dense.shape
+    n_tokens, n_latents = dense.shape
     with torch.cuda.device_of(dense):
-        kernels.count_positive[(n_tokens,)](dense, pointers[1:], n_latents, BLOCK=_SCANNED)
+        kernels().count_positive[(n_tokens,)](dense, pointers[1:], n_latents, BLOCK=_SCANNED)
         pointers.cumsum_(0)
-        kernels.place_positive[(n_tokens,)](dense, pointers, indices, n_latents, indices.numel(), BLOCK=_SCANNED)
+        kernels().place_positive[(n_tokens,)](dense, pointers, indices, n_latents, indices.numel(), BLOCK=_SCANNED)
 
 
 def tangent(

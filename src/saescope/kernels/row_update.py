@@ -15,6 +15,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from saescope.kernels.launching import kernels
 from saescope.kernels.operands import AdamStep, Trained
 
 # Four arrays of 16 numbers a thread: wider rows than this do not fit the registers.
@@ -34,7 +35,7 @@ def along_and_square(
     _check(weight, grad)
     along, squares = torch.empty(2, weight.shape[0], device=weight.device)
     with torch.cuda.device_of(weight):
-        _kernels().row_square_norms[(weight.shape[0],)](
+        kernels().row_square_norms[(weight.shape[0],)](
             weight, grad, along, squares, **_tiling(weight), ON_SPHERE=on_sphere
         )
     return along, squares.sum()
@@ -58,7 +59,7 @@ def update(trained: Trained, along: Float[Tensor, "rows"] | None, scale: Float[T
     if follower is not None:
         _check(weight, follower)
     with torch.cuda.device_of(weight):
-        _kernels().update_row[(weight.shape[0],)](
+        kernels().update_row[(weight.shape[0],)](
             weight, grad, mean, square, along if on_sphere else scale, scale, weight if follower is None else follower,
             *scalars, trained.share, **_tiling(weight), ON_SPHERE=on_sphere, FOLLOWS=follower is not None,
         )  # fmt: skip
@@ -77,9 +78,3 @@ def _tiling(weight: Float[Tensor, "rows d"]) -> dict[str, Any]:
     width = weight.shape[1]
     block = 1 << (width - 1).bit_length()
     return {"D": width, "BLOCK": block, "num_warps": min(16, max(1, block // 512)), "enable_fp_fusion": True}
-
-
-def _kernels() -> Any:
-    from saescope.kernels import triton_kernels
-
-    return triton_kernels

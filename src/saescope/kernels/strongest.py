@@ -13,12 +13,12 @@ interpreter; whatever these kernels do not take goes to torch's top-k.
 from __future__ import annotations
 
 import math
-import os
-from typing import Any
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
+
+from saescope.kernels.launching import interpreted, kernels
 
 # A search keeps all of its numbers in registers.
 _MOST_SEARCHED = 8192
@@ -59,7 +59,7 @@ def largest(values: Float[Tensor, "rows columns"], count: int) -> tuple[Float[Te
 
 def _group(values: Float[Tensor, "rows columns"], per_row: float) -> int:
     """How many columns make a group: a power of two near sqrt(columns / per_row), or 1 where groups are no gain."""
-    runs = values.is_cuda or os.environ.get("TRITON_INTERPRET") == "1"
+    runs = values.is_cuda or interpreted()
     columns = values.shape[1]
     if not runs or values.dtype not in _BITS or not values.is_contiguous() or columns < _FEWEST_COLUMNS:
         return 1
@@ -74,7 +74,7 @@ def _group_maxima(bits: Int[Tensor, "rows columns"], group: int) -> Int[Tensor, 
     out = torch.empty(bits.shape[0], n_groups, dtype=bits.dtype, device=bits.device)
     at_once = _TILE // group
     with torch.cuda.device_of(bits):
-        _kernels().group_maxima[(bits.shape[0], -(-n_groups // at_once))](
+        kernels().group_maxima[(bits.shape[0], -(-n_groups // at_once))](
             bits, out, bits.shape[1], n_groups, GROUP=group, GROUPS=at_once, MASK=_mask(bits), num_warps=4
         )
     return out
@@ -90,7 +90,7 @@ def _search(
     """The columns of each row's largest numbers into `out`, among those of its `groups`; among all for groups of one."""
     block = 1 << (n_searched - 1).bit_length()
     with torch.cuda.device_of(bits):
-        _kernels().search_row[(bits.shape[0],)](
+        kernels().search_row[(bits.shape[0],)](
             bits, groups, out, bits.shape[1], n_searched, out.shape[1],
             GROUP=group, BLOCK=block, MASK=_mask(bits), N_BITS=bits.dtype.itemsize * 8,
             num_warps=min(8, max(1, block // 512)),
@@ -100,9 +100,3 @@ def _search(
 def _mask(bits: Tensor) -> int:
     """All bits but the sign's."""
     return int(torch.iinfo(bits.dtype).max)
-
-
-def _kernels() -> Any:
-    from saescope.kernels import triton_kernels
-
-    return triton_kernels
