@@ -9,6 +9,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.kernels.conftest import DEVICE, needs_triton
 from torch import Tensor
 
 from saescope.kernels import (
@@ -29,10 +30,6 @@ from saescope.kernels import (
 from saescope.kernels.operations import Kernels
 from saescope.kernels.room import Room
 from saescope.kernels.rounding import with_room_for_rounding
-
-needs_triton = pytest.mark.skipif(not cuda.available(), reason=f"the cuda kernels need {cuda.lacking()}")
-# Where the cuda kernels are tested: a GPU, or the CPU through Triton's interpreter.
-GPU = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def implementations(*names: str) -> list[object]:
@@ -60,7 +57,7 @@ class Problem:
 
 
 def for_kernels(name: str) -> torch.device:
-    return GPU if name == cuda.name else torch.device("cpu")
+    return DEVICE if name == cuda.name else torch.device("cpu")
 
 
 def positive(support: Support, pre: Tensor) -> Support:
@@ -106,7 +103,7 @@ def test_products_equal_the_dense_ones(name: str, problem: Problem) -> None:
 @given(problem=problems(most_latents=9), dtype=st.sampled_from([torch.float64, torch.float32, torch.bfloat16]))
 def test_products_on_cuda_equal_the_dense_ones(problem: Problem, dtype: torch.dtype) -> None:
     """Fewer and smaller, for Triton's interpreter takes milliseconds for every program of a grid."""
-    p = problem.on(GPU, dtype)
+    p = problem.on(DEVICE, dtype)
     # Short pieces, so that small problems have long bags.
     with mock.patch.object(cuda, "PIECE", 4):
         check_products(cuda.name, p, p.on(torch.device("cpu")), max(1e-12, torch.finfo(dtype).eps))

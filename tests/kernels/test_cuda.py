@@ -9,6 +9,7 @@ import warnings
 
 import pytest
 import torch
+from tests.kernels.conftest import DEVICE, needs_triton
 from torch import Tensor
 from torch._subclasses.fake_tensor import DataDependentOutputException, DynamicOutputShapeException, FakeTensorMode
 
@@ -28,8 +29,6 @@ from saescope.kernels import (
     using,
 )
 
-needs_triton = pytest.mark.skipif(not cuda.available(), reason=f"the cuda kernels need {cuda.lacking()}")
-DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 # Relative to the sizes of what is summed.
 TOLERANCES = [(torch.float64, 1e-13), (torch.float32, 1e-6), (torch.bfloat16, 2**-8)]
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import pytest
 import torch
+from tests.kernels.conftest import DEVICE, needs_triton
 from torch import Tensor
 
-from saescope.kernels import cuda, strongest
+from saescope.kernels import strongest
 
-pytestmark = pytest.mark.skipif(not cuda.available(), reason=f"the cuda kernels need {cuda.lacking()}")
-DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+pytestmark = needs_triton
 SHAPES = [(1024, 7), (997, 60), (2048, 64), (515, 1), (640, 33)]
 DTYPES = [torch.bfloat16, torch.float16, torch.float32]
 
