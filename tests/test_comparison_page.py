@@ -103,6 +103,22 @@ def test_what_the_page_claims_of_the_model_with_a_coder_in_it_holds(quality: Any
     assert behind <= {("mlp_out.14", "topk")}
 
 
+def test_the_topk_rows_on_more_text_are_those_of_their_record(quality: Any) -> None:
+    found: dict[str, dict[float, dict[str, Any]]] = {}
+    for line in (RECORD.parent / "topk_in_the_model.jsonl").read_text().splitlines():
+        one = json.loads(line)
+        found.setdefault(one["library"], {})[one["passes"]] = one["ce"]
+    assert set(found) == {"saescope", "sparsify", "dictionary_learning", "sae_lens"}
+    shown = {"sae_lens": "SAELens", "sparsify": "sparsify (signum)"}
+    for library, by_passes in found.items():
+        cells = [shown.get(library, library)]
+        for passes in (1.0, 3.0):
+            value, low, high = (by_passes[passes]["ce_recovered_mean"], *by_passes[passes]["interval"])
+            assert found["saescope"][passes]["ce_recovered_mean"] >= value
+            cells.append(f"{quality._short(value)} [{quality._short(low)}, {quality._short(high)}]")
+        assert f"| {' | '.join(cells)} |\n" in PAGE.read_text()
+
+
 def recovered(row: list[str]) -> float:
     return float(row[6].split()[0])
 
