@@ -15,6 +15,7 @@ import argparse
 import json
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -61,19 +62,18 @@ def main() -> None:
             print(f"    lowest at {best['factor']:g} times the default, which is {above:.1%} above it\n", flush=True)
 
 
-def run(given: argparse.Namespace, truth: GroundTruth, d_sae: int, l0: float, tokens: int) -> Any:
+def run(given: argparse.Namespace, truth: GroundTruth, d_sae: int, l0: float, tokens: int) -> Iterator[dict[str, Any]]:
     """A line for each factor."""
     batch = given.batch_size or batch_size(tokens)
     source = SyntheticStream(truth, tokens=tokens, batch_size=batch, seed=given.seed)
     option = architecture_type(given.arch, trainable=True).l0_option
-    wanted = int(l0) if option == "k" else l0
     default = peak_lr(d_sae, source.n_steps)
     coders = [
         CoderConfig(
             name=f"times-{factor:g}".replace(".", "_"),
             arch=given.arch,
             d_sae=d_sae,
-            options={option: wanted},
+            options={option: l0},
             reads=(POINT,),
             lr=factor * default,
             seed=given.seed,
