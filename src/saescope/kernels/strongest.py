@@ -22,8 +22,8 @@ from saescope.kernels.launching import interpreted, kernels
 
 # A search keeps all of its numbers in registers.
 _MOST_SEARCHED = 8192
-# Fewer are not worth three launches.
-_FEWEST_COLUMNS = 512
+# Fewer, in all or for each number that is to be found, are not worth three launches.
+_FEWEST_COLUMNS, _FEWEST_A_FOUND = 512, 16
 _LARGEST_GROUP = 128
 # Numbers that one program reads at once for their groups' largest.
 _TILE = 4096
@@ -31,10 +31,10 @@ _BITS = {torch.bfloat16: torch.int16, torch.float16: torch.int16, torch.float32:
 
 
 def largest_of_each_row(values: Float[Tensor, "rows columns"], k: int) -> Int[Tensor, "rows k"]:
-    """The columns of every row's k largest numbers, ascending; k is at most the number of columns."""
+    """The columns of every row's k largest numbers, ascending; k is from one to the number of columns."""
     group = _group(values, k)
     n_groups = -(-values.shape[1] // group)
-    if group < 2 or max(n_groups, k * group) > _MOST_SEARCHED or n_groups < k:
+    if group < 2 or max(n_groups, k * group) > _MOST_SEARCHED:
         return values.topk(k, dim=1, sorted=False).indices.sort(dim=1).values
     bits = values.view(_BITS[values.dtype])
     groups = torch.empty(values.shape[0], k, dtype=torch.int32, device=values.device)
@@ -46,8 +46,8 @@ def largest_of_each_row(values: Float[Tensor, "rows columns"], k: int) -> Int[Te
 
 
 def largest(values: Float[Tensor, "rows columns"], count: int) -> tuple[Float[Tensor, "count"], Int[Tensor, "count"]]:
-    """The `count` largest numbers of the whole matrix and their flat positions, in any order."""
-    group = _group(values, count / max(1, values.shape[0]))
+    """The `count` largest numbers of the whole matrix, one at least, and their flat positions, in any order."""
+    group = _group(values, count / values.shape[0])
     if group < 2 or values.shape[1] % group:
         found = values.flatten().topk(count, sorted=False)
         return found.values, found.indices
@@ -61,11 +61,12 @@ def _group(values: Float[Tensor, "rows columns"], per_row: float) -> int:
     """How many columns make a group: a power of two near sqrt(columns / per_row), or 1 where groups are no gain."""
     runs = values.is_cuda or interpreted()
     columns = values.shape[1]
-    if not runs or values.dtype not in _BITS or not values.is_contiguous() or columns < _FEWEST_COLUMNS:
+    if not runs or values.dtype not in _BITS or not values.is_contiguous():
         return 1
-    if per_row * 16 > columns:
+    # Wide enough for that, there are more than twice as many groups as are to be found.
+    if columns < max(_FEWEST_COLUMNS, _FEWEST_A_FOUND * per_row):
         return 1
-    return int(min(_LARGEST_GROUP, 2 ** round(math.log2(columns / max(per_row, 1e-9)) / 2)))
+    return int(min(_LARGEST_GROUP, 2 ** round(math.log2(columns / per_row) / 2)))
 
 
 def _group_maxima(bits: Int[Tensor, "rows columns"], group: int) -> Int[Tensor, "rows groups"]:
